@@ -1,0 +1,2 @@
+//! Whole-process benchmark.
+fn main() {}

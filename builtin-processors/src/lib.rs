@@ -1,0 +1,1 @@
+//! The native StreamGate processors.

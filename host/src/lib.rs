@@ -1,0 +1,3 @@
+//! StreamGate: the log governance gate.
+
+pub mod manifest;

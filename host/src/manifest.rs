@@ -1,0 +1,258 @@
+//! What a user writes and publishes: rules, outputs and the batch size of each pipeline.
+//!
+//! Plain data, as it travels over REST and lies in the config store. Field names are shared with
+//! the seed of the project (`version`, `pipelines`, `processors`, `outputs`, `batch_size`), so that
+//! its tools can read what we write. Whether a rule can be *built* is for `pipeline::chain` and
+//! `outputs` to say; here only shapes are checked.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// The manifest format that this build reads and writes.
+pub const FORMAT_VERSION: &str = "1.0";
+
+/// The one pipeline of a manifest made over REST; the seed's name for it.
+pub const DEFAULT_PIPELINE: &str = "default_pipeline";
+
+/// Default and limits of `batch_size`, in events for one send of an output; the seed's numbers.
+pub const DEFAULT_BATCH_SIZE: u32 = 100;
+pub const MAX_BATCH_SIZE: u32 = 10_000;
+
+/// Longest id of a rule or an output, in bytes. Ids are labels of metrics and parts of paths.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Most rules and outputs that one pipeline takes.
+pub const MAX_RULES: usize = 10_000;
+pub const MAX_OUTPUTS: usize = 256;
+
+/// A published configuration: what one revision of the gate runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Manifest {
+    /// Format of this document, `"1.0"`.
+    pub version: String,
+    /// Number of the revision; 0 is the empty one that a new gate starts with.
+    #[serde(default)]
+    pub revision: u64,
+    /// When it was published, in seconds since 1970-01-01T00:00:00Z.
+    #[serde(default)]
+    pub timestamp: f64,
+    /// Exactly one today.
+    pub pipelines: Vec<Pipeline>,
+}
+
+/// One chain of rules and the outputs behind it. The draft is one of these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Pipeline {
+    pub name: String,
+    /// The rules, in the order in which they are applied.
+    pub processors: Vec<Rule>,
+    /// Where events go; none means the console.
+    pub outputs: Vec<Output>,
+    /// Most events in one send of an output, 1 to 10,000. A cap, never a wait.
+    pub batch_size: u32,
+}
+
+/// One rule, as a user writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Unique in its pipeline; 1 to 128 of `A-Z a-z 0-9 . _ -`.
+    pub id: String,
+    /// `filter`, `attribute_filter`, `redact` or `sample`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the rule does; its fields depend on `type`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub params: Map<String, Value>,
+    /// A disabled rule is kept in the manifest and not run.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub enabled: bool,
+    /// What happens when the gate is overloaded. Default: `enforce` for redact, else `bypass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_overload: Option<OnOverload>,
+    /// What happens to an event that the rule fails on. Default: `mask` for redact, else `pass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+}
+
+/// What a rule does while the gate is overloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOverload {
+    /// Events go on untouched by this rule, and are counted.
+    Bypass,
+    /// The rule always runs; the gate pushes back or sheds instead.
+    Enforce,
+}
+
+/// What happens to an event that a rule fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The event goes on untouched.
+    Pass,
+    /// The event goes on with its body withheld.
+    Mask,
+    /// The event is dropped and counted.
+    Drop,
+}
+
+/// One output, as a user writes it: `id`, `type`, and the fields of that type beside them.
+///
+/// An `id` that is left out is made from the type when the output is added (`http-1`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Output {
+    /// Unique in its pipeline; 1 to 128 of `A-Z a-z 0-9 . _ -`.
+    #[serde(default)]
+    pub id: String,
+    /// `console`, `tcp` or `http`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The fields of the type: `address` for tcp; `url`, `headers`, `timeout_ms` for http.
+    // A map and not a flattened struct: `outputs` parses it with the messages a user deserves.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    pub settings: BTreeMap<String, Value>,
+}
+
+impl Manifest {
+    /// The manifest of a gate that was never told anything: no rules, the console.
+    pub fn empty() -> Self {
+        Self {
+            version: FORMAT_VERSION.to_owned(),
+            revision: 0,
+            timestamp: 0.0,
+            pipelines: vec![Pipeline::empty()],
+        }
+    }
+
+    /// The pipeline that events go through.
+    pub fn pipeline(&self) -> &Pipeline {
+        // `check` refuses any other number.
+        &self.pipelines[0]
+    }
+}
+
+impl Pipeline {
+    /// Passes everything on to the console.
+    pub fn empty() -> Self {
+        Self {
+            name: DEFAULT_PIPELINE.to_owned(),
+            processors: Vec::new(),
+            outputs: Vec::new(),
+            batch_size: DEFAULT_BATCH_SIZE,
+        }
+    }
+}
+
+/// Something in a manifest that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// Stable, for programs: `invalid_regex`, `unknown_rule_type`, `duplicate_id`, ...
+    pub code: &'static str,
+    /// JSON pointer (RFC 6901) to the field, from the root of what was checked.
+    pub pointer: String,
+    /// What was found, what was expected, and the remedy.
+    pub message: String,
+}
+
+impl Invalid {
+    pub fn new(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), message: message.into() }
+    }
+
+    /// The same fault, seen from further up: `/params/value` becomes `/processors/3/params/value`.
+    pub fn under(mut self, prefix: &str) -> Self {
+        self.pointer.insert_str(0, prefix);
+        self
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pointer.as_str() {
+            "" => f.write_str(&self.message),
+            pointer => write!(f, "{pointer}: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// Checks that `id` can be one: pointer `/id` when it cannot.
+pub fn check_id(id: &str) -> Result<(), Invalid> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if id.is_empty() || id.len() > MAX_ID_BYTES || !id.bytes().all(allowed) {
+        let shown: String = id.chars().take(40).collect();
+        return Err(Invalid::new(
+            "invalid_id",
+            "/id",
+            format!(
+                "`id` is {shown:?}; expected 1 to {MAX_ID_BYTES} characters out of letters, \
+                 digits, `.`, `_` and `-`"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks what can be said of a pipeline without building it: ids, counts, the batch size.
+/// Pointers start at the pipeline.
+pub fn check_pipeline(pipeline: &Pipeline) -> Result<(), Invalid> {
+    check_batch_size(pipeline.batch_size)?;
+    check_count("processors", pipeline.processors.len(), MAX_RULES)?;
+    check_count("outputs", pipeline.outputs.len(), MAX_OUTPUTS)?;
+    check_ids("processors", pipeline.processors.iter().map(|rule| rule.id.as_str()))?;
+    check_ids("outputs", pipeline.outputs.iter().map(|output| output.id.as_str()))
+}
+
+/// Checks the batch size; pointer `/batch_size`.
+pub fn check_batch_size(size: u32) -> Result<(), Invalid> {
+    if !(1..=MAX_BATCH_SIZE).contains(&size) {
+        return Err(Invalid::new(
+            "invalid_batch_size",
+            "/batch_size",
+            format!("batch size is {size}; expected 1 to {MAX_BATCH_SIZE} events"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_count(list: &str, found: usize, most: usize) -> Result<(), Invalid> {
+    if found > most {
+        return Err(Invalid::new(
+            "too_many",
+            format!("/{list}"),
+            format!("`{list}` has {found} entries; expected at most {most}"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_ids<'a>(list: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Invalid> {
+    let mut seen = std::collections::HashSet::new();
+    for (at, id) in ids.enumerate() {
+        check_id(id).map_err(|fault| fault.under(&format!("/{list}/{at}")))?;
+        if !seen.insert(id) {
+            return Err(Invalid::new(
+                "duplicate_id",
+                format!("/{list}/{at}/id"),
+                format!("the id `{id}` is used twice in `{list}`; ids must be unique"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn yes() -> bool {
+    true
+}
+
+// serde hands a reference.
+fn is_true(value: &bool) -> bool {
+    *value
+}
