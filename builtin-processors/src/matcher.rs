@@ -1,0 +1,375 @@
+//! Finds keywords and patterns in whole slices of events.
+//!
+//! The rule of the house: never run a regex per event. A [`Matcher`] scans a slice of many events
+//! for the next *candidate*; only the event it lies in is then decided on, by [`Matcher::confirms`]
+//! or by the exact regex. For keywords candidates are exact. For a pattern the scan runs a widened
+//! form of it that can match wherever the exact one can, never across two events, so that nothing
+//! is missed and an anchor costs nothing.
+
+use aho_corasick::AhoCorasick;
+use memchr::memmem;
+use regex_automata::{
+    Input, MatchKind, PatternID,
+    meta::Regex,
+    util::{captures::Captures, syntax},
+};
+use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
+
+use crate::{RuleError, shown};
+
+/// Longest pattern or keyword, in bytes.
+pub(crate) const MAX_PATTERN_BYTES: usize = 16 * 1024;
+
+/// Most keywords in one rule.
+pub(crate) const MAX_KEYWORDS: usize = 100_000;
+
+/// Memory that one compiled pattern may take, in bytes; the `regex` crate's default. Beyond it the
+/// rule is refused.
+const MAX_COMPILED_BYTES: usize = 10 * 1024 * 1024;
+
+/// Cache of the lazy DFA in each direction, for each pattern and worker, in bytes.
+const DFA_CACHE_BYTES: usize = 512 * 1024;
+
+/// Finds the next event that a filter is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Matcher {
+    /// One keyword.
+    Keyword(Box<memmem::Finder<'static>>),
+    /// Many keywords, or one without regard to case, in one pass.
+    Keywords(AhoCorasick),
+    /// A regular expression.
+    Pattern(Box<Pattern>),
+}
+
+impl Matcher {
+    /// Matches any of the keywords.
+    ///
+    /// # Errors
+    /// [`RuleError`] if there is none, too many, or one of them is empty, too long or holds a line
+    /// feed or a carriage return, which the body of an event cannot be relied on to hold.
+    pub(crate) fn keywords(
+        keywords: &[(String, String)],
+        ignore_case: bool,
+    ) -> Result<Self, RuleError> {
+        let refuse = |pointer: &str, message: String| {
+            Err(RuleError::new("invalid_keyword", pointer, message))
+        };
+        for (pointer, keyword) in keywords {
+            if keyword.is_empty() {
+                return refuse(pointer, "the keyword is empty and would match every event".into());
+            }
+            if keyword.len() > MAX_PATTERN_BYTES {
+                let length = keyword.len();
+                return refuse(
+                    pointer,
+                    format!("the keyword has {length} bytes; expected at most {MAX_PATTERN_BYTES}"),
+                );
+            }
+            if keyword.contains(['\n', '\r']) {
+                return refuse(
+                    pointer,
+                    "the keyword contains a line end, and an event ends there; remove it".into(),
+                );
+            }
+        }
+        let words: Vec<&str> = keywords.iter().map(|(_, keyword)| keyword.as_str()).collect();
+        match words.as_slice() {
+            [] => {
+                refuse("/params/values", "no keyword is given; expected at least one".to_owned())
+            }
+            many if many.len() > MAX_KEYWORDS => refuse(
+                "/params/values",
+                format!("{} keywords are given; expected at most {MAX_KEYWORDS}", many.len()),
+            ),
+            [word] if !ignore_case => {
+                Ok(Self::Keyword(Box::new(memmem::Finder::new(word.as_bytes()).into_owned())))
+            }
+            words if ignore_case && !words.iter().all(|word| word.is_ascii()) => {
+                // Aho-Corasick folds ASCII only; the regex engine knows all of Unicode.
+                let escaped: Vec<String> =
+                    words.iter().map(|word| regex_syntax::escape(word)).collect();
+                let pattern = Pattern::build(&escaped.join("|"), true, "/params/values")?;
+                Ok(Self::Pattern(Box::new(pattern)))
+            }
+            words => AhoCorasick::builder()
+                .ascii_case_insensitive(ignore_case)
+                .build(words)
+                .map(Self::Keywords)
+                .map_err(|error| {
+                    RuleError::new("keywords_too_large", "/params/values", error.to_string())
+                }),
+        }
+    }
+
+    /// Finds a byte of the next event that may match, at or after `at`.
+    pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
+        match self {
+            Self::Keyword(finder) => finder.find(&slice[at..]).map(|hit| at + hit),
+            Self::Keywords(automaton) => {
+                let input = aho_corasick::Input::new(slice).span(at..slice.len()).earliest(true);
+                automaton.find(input).map(|hit| hit.start())
+            }
+            Self::Pattern(pattern) => pattern.find(slice, at),
+        }
+    }
+
+    /// Says whether the event that [`find`](Self::find) pointed at does match.
+    pub(crate) fn confirms(&self, body: &[u8]) -> bool {
+        match self {
+            Self::Keyword(_) | Self::Keywords(_) => true,
+            Self::Pattern(pattern) => pattern.is_match(body),
+        }
+    }
+}
+
+/// A user's regular expression: one form to scan with, one to decide with.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    /// Matches somewhere in every event that `exact` matches in, and maybe in others.
+    widened: Regex,
+    /// The user's words, applied to the body of one event.
+    exact: Regex,
+}
+
+impl Pattern {
+    /// Compiles the pattern that stands at `pointer` in the rule.
+    ///
+    /// # Errors
+    /// [`RuleError`] if it does not compile, takes too much memory, matches the empty string (and
+    /// so every event), or can match in no event.
+    pub(crate) fn build(
+        pattern: &str,
+        ignore_case: bool,
+        pointer: &str,
+    ) -> Result<Self, RuleError> {
+        if pattern.len() > MAX_PATTERN_BYTES && pointer.ends_with("/pattern") {
+            let length = pattern.len();
+            return Err(RuleError::new(
+                "pattern_too_long",
+                pointer,
+                format!("the pattern has {length} bytes; expected at most {MAX_PATTERN_BYTES}"),
+            ));
+        }
+        let invalid = |message: String| RuleError::new("invalid_regex", pointer, message);
+        let syntax = syntax::Config::new().utf8(false).case_insensitive(ignore_case);
+        let hir = syntax::parse_with(pattern, &syntax).map_err(|error| {
+            invalid(format!("`{}` does not compile: {}", shown(pattern), one_line(&error)))
+        })?;
+        if hir.properties().minimum_len() == Some(0) {
+            return Err(RuleError::new(
+                "pattern_matches_empty",
+                pointer,
+                format!("`{}` matches the empty string, and so every event", shown(pattern)),
+            ));
+        }
+        let widened = widen(&hir);
+        if widened.properties().minimum_len().is_none() {
+            return Err(RuleError::new(
+                "pattern_never_matches",
+                pointer,
+                format!(
+                    "`{}` can match in no event: an event never contains a line feed",
+                    shown(pattern)
+                ),
+            ));
+        }
+        let compile = |hir: &Hir| {
+            Regex::builder().configure(regex_config()).build_from_hir(hir).map_err(|error| {
+                let cause = match error.size_limit() {
+                    Some(limit) => format!("it takes more than {limit} bytes when compiled"),
+                    None => error.to_string(),
+                };
+                invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
+            })
+        };
+        Ok(Self { widened: compile(&widened)?, exact: compile(&hir)? })
+    }
+
+    pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
+        let input = Input::new(slice).span(at..slice.len()).earliest(true);
+        // The start would cost a second, backward scan; the end lies in the same event, since the
+        // widened pattern matches no line feed and never the empty string.
+        self.widened.search_half(&input).map(|hit| hit.offset() - 1)
+    }
+
+    pub(crate) fn is_match(&self, body: &[u8]) -> bool {
+        self.exact.is_match(body)
+    }
+
+    pub(crate) fn exact(&self) -> &Regex {
+        &self.exact
+    }
+
+    pub(crate) fn captures(&self) -> Captures {
+        self.exact.create_captures()
+    }
+
+    /// Finds the group of that name.
+    pub(crate) fn group(&self, name: &str) -> Option<usize> {
+        self.exact.group_info().to_index(PatternID::ZERO, name)
+    }
+
+    /// Returns the number of groups, the whole match included.
+    pub(crate) fn group_count(&self) -> usize {
+        self.exact.group_info().group_len(PatternID::ZERO)
+    }
+}
+
+fn regex_config() -> regex_automata::meta::Config {
+    regex_automata::meta::Config::new()
+        .match_kind(MatchKind::LeftmostFirst)
+        .utf8_empty(false)
+        .nfa_size_limit(Some(MAX_COMPILED_BYTES))
+        .hybrid_cache_capacity(DFA_CACHE_BYTES)
+}
+
+/// Makes the pattern that scans whole slices: it matches somewhere inside every event that `hir`
+/// matches in.
+///
+/// Line feeds are taken out of every class, so that no match spans two events. An anchor at the
+/// start becomes the start of a line; other anchors become nothing, since what they look at (the
+/// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
+/// of a body and a line end are alike to them. Groups are dropped.
+fn widen(hir: &Hir) -> Hir {
+    match hir.kind() {
+        HirKind::Empty => Hir::empty(),
+        HirKind::Literal(literal) if literal.0.contains(&b'\n') => Hir::fail(),
+        HirKind::Literal(literal) => Hir::literal(literal.0.clone()),
+        HirKind::Class(Class::Unicode(class)) => {
+            let mut class = class.clone();
+            let feed = regex_syntax::hir::ClassUnicodeRange::new('\n', '\n');
+            class.difference(&ClassUnicode::new([feed]));
+            Hir::class(Class::Unicode(class))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            let mut class = class.clone();
+            let feed = regex_syntax::hir::ClassBytesRange::new(b'\n', b'\n');
+            class.difference(&ClassBytes::new([feed]));
+            Hir::class(Class::Bytes(class))
+        }
+        HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartLF),
+        HirKind::Look(Look::End | Look::EndLF | Look::StartCRLF | Look::EndCRLF) => Hir::empty(),
+        HirKind::Look(boundary) => Hir::look(*boundary),
+        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
+            sub: Box::new(widen(&repetition.sub)),
+            ..repetition.clone()
+        }),
+        HirKind::Capture(capture) => widen(&capture.sub),
+        HirKind::Concat(parts) => Hir::concat(parts.iter().map(widen).collect()),
+        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(widen).collect()),
+    }
+}
+
+/// The last line of a syntax error is what went wrong; the lines before it draw the pattern.
+fn one_line(error: &regex_syntax::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use streamgate_guest::{Batch, Event};
+
+    use super::*;
+
+    /// Every event that the exact pattern matches must be found, however events lie side by side.
+    fn found(pattern: &Pattern, batch: &Batch) -> Vec<bool> {
+        let mut found = Vec::new();
+        for slice in batch.slices() {
+            let mut at = 0;
+            let mut hit = pattern.find(slice, at);
+            for event in Batch::from_lines(slice).iter() {
+                let end = at + event.bytes().len();
+                let candidate = hit.is_some_and(|hit| hit < end);
+                found.push(candidate && pattern.is_match(event.body()));
+                at = end;
+                if candidate {
+                    hit = pattern.find(slice, at);
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn anchors_and_line_ends_are_those_of_the_event() {
+        let batch = Batch::from_lines("a b\nb\r\nb \n\nx\rb\r\nab\n");
+        for (pattern, expected) in [
+            (r"^b", [false, true, true, false, false, false]),
+            (r"b$", [true, true, false, false, true, true]),
+            (r"^b$", [false, true, false, false, false, false]),
+            (r"\Ab\z", [false, true, false, false, false, false]),
+            (r"\bb\b", [true, true, true, false, true, false]),
+            (r"(?m)^b", [false, true, true, false, false, false]),
+            (r"a\s*b", [true, false, false, false, false, true]),
+            (r"[^a]b", [true, false, false, false, true, false]),
+            (r"(?s)..", [true, false, true, false, true, true]),
+            (r"\r", [false, false, false, false, true, false]),
+        ] {
+            let pattern = Pattern::build(pattern, false, "").expect("compiles");
+            assert_eq!(found(&pattern, &batch), expected, "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_right_are_refused() {
+        for (pattern, code) in [
+            ("a(", "invalid_regex"),
+            ("a*", "pattern_matches_empty"),
+            ("", "pattern_matches_empty"),
+            (r"\n", "pattern_never_matches"),
+            ("a\nb", "pattern_never_matches"),
+            (r"(\w{500}){500}", "invalid_regex"),
+        ] {
+            let error = Pattern::build(pattern, false, "/params/pattern").expect_err(pattern);
+            assert_eq!((error.code, error.pointer.as_str()), (code, "/params/pattern"));
+        }
+    }
+
+    fn some_pattern() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("a".to_owned()),
+            Just(".".to_owned()),
+            Just(r"\s".to_owned()),
+            Just(r"\b".to_owned()),
+            Just(r"\B".to_owned()),
+            Just("^".to_owned()),
+            Just("$".to_owned()),
+            Just("[^b]".to_owned()),
+            Just(r"\r".to_owned()),
+            Just(r"(?-u:\xff)".to_owned()),
+            Just("é".to_owned()),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..4).prop_map(|parts| parts.concat()),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("(?:{a}|{b})")),
+                inner.clone().prop_map(|sub| format!("(?:{sub})?")),
+                inner.clone().prop_map(|sub| format!("(?:{sub})+")),
+                inner.prop_map(|sub| format!("({sub})")),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn scanning_misses_no_event(
+            pattern in some_pattern(),
+            lines in prop::collection::vec(
+                prop::collection::vec(
+                    prop::sample::select(vec![b'a', b'b', b' ', b'\r', 0xff, 0xc3, 0xa9]), 0..5),
+                1..8),
+        ) {
+            let Ok(pattern) = Pattern::build(&pattern, false, "") else { return Ok(()) };
+            let joined = lines.join(&b'\n');
+            let batch = Batch::from_lines(joined);
+            let expected: Vec<bool> =
+                batch.iter().map(Event::body).map(|body| pattern.is_match(body)).collect();
+            prop_assert_eq!(found(&pattern, &batch), expected);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The batch: one byte buffer, and which stretches of it are still on their way.
+//!
+//! What a socket read gives *is* the batch. Events are never taken out of it one by one: survivors
+//! that are neighbours stay one [`Run`], so that a batch which loses nothing is one slice from the
+//! first read to the last write, and a processor can scan whole runs instead of single events.
+//!
+//! Promises: no allocation an event (scratch space is kept and reused), and the surviving events
+//! keep their order. What a processor is and what its verdicts mean is in [`crate::processor`].
+
+use std::mem;
+
+use crate::Event;
+
+/// What the body of an event becomes when a rule that must hide it could not be applied.
+pub const WITHHELD: &[u8] = b"[withheld by streamgate]";
+
+/// Rewritten events of one batch may take this many times the batch's buffer, and
+/// [`REWRITE_ALLOWANCE`] more. Beyond it [`Rewrite::push`] fails: a replacement that is longer than
+/// what it replaces must not turn 256 KiB of input into gigabytes.
+pub const REWRITE_FACTOR: usize = 4;
+
+/// See [`REWRITE_FACTOR`]; in bytes. It leaves room for small batches.
+pub const REWRITE_ALLOWANCE: usize = 64 * 1024;
+
+/// Events that travel together.
+///
+/// **Shape**: `bytes` is what was read; `annex` holds events that were rewritten to another length.
+/// `runs` are the survivors, in order: each run is a whole number of events, in one of the two
+/// buffers. `events` is how many events the runs hold.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    annex: Vec<u8>,
+    runs: Vec<Run>,
+    events: usize,
+    // Scratch of `edit`, kept so that the steady state allocates nothing.
+    next_runs: Vec<Run>,
+    rewritten: Vec<u8>,
+}
+
+/// Surviving events that lie side by side.
+///
+/// **Shape**: `start < end`; the byte before `start` and the byte at `end - 1` end an event.
+/// Offsets are 32 bits, which bounds a buffer to 2 GiB; the gate's are 16 MiB at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    start: u32,
+    end: u32,
+    annexed: bool,
+}
+
+/// What [`Batch::edit`] does with the events that were not pointed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// They stay.
+    Keep,
+    /// They are dropped.
+    Drop,
+}
+
+/// What becomes of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on as it is.
+    Keep,
+    /// It goes no further.
+    Drop,
+    /// It goes on with the body that was pushed to [`Rewrite`]; its terminator stays.
+    Replace,
+    /// It goes on with [`WITHHELD`] for a body.
+    Withhold,
+}
+
+/// How many events an edit dropped and how many it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Edited {
+    /// Events that were dropped.
+    pub dropped: u64,
+    /// Events whose body was replaced or withheld.
+    pub changed: u64,
+}
+
+/// Takes the new body of an event, up to what the batch has room for.
+#[derive(Debug)]
+pub struct Rewrite<'a> {
+    body: &'a mut Vec<u8>,
+    room: usize,
+}
+
+/// The new body of an event does not fit; see [`REWRITE_FACTOR`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl Rewrite<'_> {
+    /// Appends to the new body.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if the rewritten events of this batch would exceed their bound; nothing was
+    /// appended, and the caller must return another verdict than [`Verdict::Replace`].
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
+        if bytes.len() > self.room {
+            return Err(NoRoom);
+        }
+        self.room -= bytes.len();
+        self.body.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Makes an empty batch around a buffer, all of which can be written to by
+    /// [`buffer_mut`](Self::buffer_mut).
+    ///
+    /// # Panics
+    /// If the buffer is larger than 1 GiB: offsets have 32 bits.
+    pub fn new(buffer: Vec<u8>) -> Self {
+        assert!(buffer.len() <= 1 << 30, "a batch buffer is at most 1 GiB");
+        Self { bytes: buffer, ..Self::default() }
+    }
+
+    /// Makes a batch of lines. A last line without a line feed gets one.
+    pub fn from_lines(lines: impl Into<Vec<u8>>) -> Self {
+        let mut lines = lines.into();
+        if !lines.is_empty() && !lines.ends_with(b"\n") {
+            lines.push(b'\n');
+        }
+        let filled = lines.len();
+        let mut batch = Self::new(lines);
+        batch.set_filled(filled);
+        batch
+    }
+
+    /// Returns the whole buffer, for a reader to fill. What it holds beyond the filled part is
+    /// left over from earlier use.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Returns the size of the buffer in bytes.
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns the memory that the batch holds, in bytes.
+    pub fn footprint(&self) -> usize {
+        let runs = self.runs.capacity() + self.next_runs.capacity();
+        self.bytes.capacity()
+            + self.annex.capacity()
+            + self.rewritten.capacity()
+            + runs * size_of::<Run>()
+    }
+
+    /// Makes the first `filled` bytes of the buffer the events of this batch, and counts them.
+    ///
+    /// # Panics
+    /// If they do not end with a line feed, or `filled` is beyond the buffer.
+    pub fn set_filled(&mut self, filled: usize) {
+        let bytes = &self.bytes[..filled];
+        assert!(bytes.last().is_none_or(|&last| last == b'\n'), "a batch ends with a line feed");
+        self.events = count_events(bytes);
+        self.annex.clear();
+        self.runs.clear();
+        if filled > 0 {
+            self.runs.push(Run::new(0, filled, false));
+        }
+    }
+
+    /// Forgets the events, keeps the buffer and a bounded part of the scratch space.
+    pub fn clear(&mut self) {
+        /// What a batch that rests in a pool may hold beyond its buffer, for each scratch vector.
+        const RESTING_BYTES: usize = 64 * 1024;
+        self.runs.clear();
+        self.runs.shrink_to(RESTING_BYTES / size_of::<Run>());
+        self.next_runs.clear();
+        self.next_runs.shrink_to(RESTING_BYTES / size_of::<Run>());
+        self.annex.clear();
+        self.annex.shrink_to(RESTING_BYTES);
+        self.rewritten.clear();
+        self.rewritten.shrink_to(RESTING_BYTES);
+        self.events = 0;
+    }
+
+    /// Returns how many events are still on their way.
+    pub fn events(&self) -> usize {
+        self.events
+    }
+
+    /// Returns whether no event is left.
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// Returns the bytes of the surviving events, terminators included.
+    pub fn byte_len(&self) -> usize {
+        self.runs.iter().map(|run| run.len()).sum()
+    }
+
+    /// Iterates over the survivors as slices of whole events, neighbours in one.
+    pub fn slices(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        self.runs.iter().map(|run| run.of(&self.bytes, &self.annex))
+    }
+
+    /// Iterates over the surviving events.
+    pub fn iter(&self) -> impl Iterator<Item = Event<'_>> {
+        self.slices().flat_map(lines)
+    }
+
+    /// Drops the events for which `keep` returns false; returns how many.
+    pub fn retain(&mut self, mut keep: impl FnMut(Event<'_>) -> bool) -> u64 {
+        let decide = |event: Event<'_>, _: &mut Rewrite<'_>| match keep(event) {
+            true => Verdict::Keep,
+            false => Verdict::Drop,
+        };
+        self.edit(Rest::Keep, every_event, decide).dropped
+    }
+
+    /// Edits the events that `find` points at.
+    ///
+    /// `find(slice, at)` gets a slice of whole events and an offset at which one begins (or which is
+    /// the end); it returns the offset of any byte of the next event to decide on, at or after `at`.
+    /// It is called again behind that event. `decide` then says what becomes of it, having pushed
+    /// the new body to the `Rewrite` for [`Verdict::Replace`]. Events that were passed over are
+    /// kept or dropped as `rest` says.
+    ///
+    /// A body of the same length is written in place; another length costs one copy of that event.
+    pub fn edit(
+        &mut self,
+        rest: Rest,
+        mut find: impl FnMut(&[u8], usize) -> Option<usize>,
+        mut decide: impl FnMut(Event<'_>, &mut Rewrite<'_>) -> Verdict,
+    ) -> Edited {
+        let mut edited = Edited::default();
+        let runs = mem::take(&mut self.runs);
+        let mut kept = Kept { runs: mem::take(&mut self.next_runs) };
+        kept.runs.clear();
+        for run in &runs {
+            let base = run.start as usize;
+            // Where the stretch to keep began, and where the next event to look at begins.
+            let mut keep_from = 0;
+            let mut at = 0;
+            loop {
+                let slice = run.of(&self.bytes, &self.annex);
+                let hit = find(slice, at).filter(|&hit| hit < slice.len());
+                let Some(hit) = hit else {
+                    if rest == Rest::Drop {
+                        edited.dropped += count_events(&slice[at..]) as u64;
+                        kept.push(base + keep_from, base + at, run.annexed);
+                    } else {
+                        kept.push(base + keep_from, base + slice.len(), run.annexed);
+                    }
+                    break;
+                };
+                debug_assert!(hit >= at, "`find` goes forward");
+                let start = memchr::memrchr(b'\n', &slice[at..hit]).map_or(at, |i| at + i + 1);
+                let end = memchr::memchr(b'\n', &slice[hit..]).map_or(slice.len(), |i| hit + i + 1);
+                if rest == Rest::Drop && at < start {
+                    edited.dropped += count_events(&slice[at..start]) as u64;
+                    kept.push(base + keep_from, base + at, run.annexed);
+                    keep_from = start;
+                }
+                at = end;
+
+                self.rewritten.clear();
+                let room = (REWRITE_FACTOR * self.bytes.len() + REWRITE_ALLOWANCE)
+                    .saturating_sub(self.annex.len());
+                let event = Event::new(&slice[start..end]);
+                let mut rewrite = Rewrite { body: &mut self.rewritten, room };
+                match decide(event, &mut rewrite) {
+                    Verdict::Keep => continue,
+                    Verdict::Drop => {
+                        edited.dropped += 1;
+                        kept.push(base + keep_from, base + start, run.annexed);
+                        keep_from = end;
+                        continue;
+                    }
+                    Verdict::Replace => {}
+                    Verdict::Withhold => {
+                        self.rewritten.clear();
+                        self.rewritten.extend_from_slice(WITHHELD);
+                    }
+                }
+                edited.changed += 1;
+                // A line feed in a replacement would forge an event.
+                replace_line_feeds(&mut self.rewritten);
+                let (body_len, terminator_len) = (event.body().len(), event.terminator().len());
+                if self.rewritten.len() == body_len {
+                    let buffer = if run.annexed { &mut self.annex } else { &mut self.bytes };
+                    let start = base + start;
+                    buffer[start..start + body_len].copy_from_slice(&self.rewritten);
+                } else {
+                    kept.push(base + keep_from, base + start, run.annexed);
+                    keep_from = end;
+                    let annex_start = self.annex.len();
+                    self.annex.extend_from_slice(&self.rewritten);
+                    let terminator: &[u8] = if terminator_len == 2 { b"\r\n" } else { b"\n" };
+                    self.annex.extend_from_slice(terminator);
+                    kept.push(annex_start, self.annex.len(), true);
+                }
+            }
+        }
+        self.next_runs = runs;
+        self.runs = kept.runs;
+        self.events -= usize::try_from(edited.dropped).expect("no more than the batch had");
+        edited
+    }
+}
+
+/// The `find` of [`Batch::edit`] that points at each event in turn.
+pub fn every_event(slice: &[u8], at: usize) -> Option<usize> {
+    (at < slice.len()).then_some(at)
+}
+
+/// Counts the events in a slice of whole events.
+///
+/// One vectorised pass over bytes that were just read: about 8 ns for 200 bytes in cache.
+pub fn count_events(slice: &[u8]) -> usize {
+    memchr::memchr_iter(b'\n', slice).count()
+}
+
+fn lines(slice: &[u8]) -> impl Iterator<Item = Event<'_>> {
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', slice).map(move |at| {
+        let event = Event::new(&slice[start..=at]);
+        start = at + 1;
+        event
+    })
+}
+
+fn replace_line_feeds(body: &mut [u8]) {
+    for byte in body {
+        if *byte == b'\n' {
+            *byte = b' ';
+        }
+    }
+}
+
+impl Run {
+    fn new(start: usize, end: usize, annexed: bool) -> Self {
+        let offset = |at| u32::try_from(at).expect("buffers are bounded far below 4 GiB");
+        Self { start: offset(start), end: offset(end), annexed }
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    fn of<'a>(self, bytes: &'a [u8], annex: &'a [u8]) -> &'a [u8] {
+        let buffer = if self.annexed { annex } else { bytes };
+        &buffer[self.start as usize..self.end as usize]
+    }
+}
+
+/// The runs that survive an edit, neighbours joined.
+struct Kept {
+    runs: Vec<Run>,
+}
+
+impl Kept {
+    fn push(&mut self, start: usize, end: usize, annexed: bool) {
+        if start == end {
+            return;
+        }
+        let run = Run::new(start, end, annexed);
+        match self.runs.last_mut() {
+            Some(last) if last.annexed == annexed && last.end == run.start => last.end = run.end,
+            _ => self.runs.push(run),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(batch: &Batch) -> Vec<u8> {
+        batch.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn untouched_batch_is_one_slice() {
+        let batch = Batch::from_lines("a\r\n\nb");
+        assert_eq!(batch.events(), 3);
+        assert_eq!(batch.slices().collect::<Vec<_>>(), [b"a\r\n\nb\n"]);
+        let bodies: Vec<_> = batch.iter().map(Event::body).collect();
+        assert_eq!(bodies, [&b"a"[..], b"", b"b"]);
+    }
+
+    #[test]
+    fn neighbours_stay_one_slice_when_one_between_is_dropped() {
+        let mut batch = Batch::from_lines("a\nb\nX\nc\nd\n");
+        assert_eq!(batch.retain(|event| event.body() != b"X"), 1);
+        assert_eq!(batch.slices().collect::<Vec<_>>(), [b"a\nb\n", b"c\nd\n"]);
+        assert_eq!(batch.events(), 4);
+    }
+
+    #[test]
+    fn replacing_with_the_same_length_stays_in_place() {
+        let mut batch = Batch::from_lines("ab\r\ncd\n");
+        let edited = batch.edit(Rest::Keep, every_event, |event, rewrite| {
+            rewrite.push(&event.body().to_ascii_uppercase()).expect("fits");
+            Verdict::Replace
+        });
+        assert_eq!(edited, Edited { dropped: 0, changed: 2 });
+        assert_eq!(batch.slices().collect::<Vec<_>>(), [b"AB\r\nCD\n"]);
+    }
+
+    #[test]
+    fn rewritten_events_can_be_rewritten_again() {
+        let mut batch = Batch::from_lines("a\nb\r\nc\n");
+        for _ in 0..3 {
+            batch.edit(Rest::Keep, every_event, |event, rewrite| {
+                if event.body().starts_with(b"a") {
+                    return Verdict::Keep;
+                }
+                rewrite.push(event.body()).expect("fits");
+                rewrite.push(b"+").expect("fits");
+                Verdict::Replace
+            });
+        }
+        assert_eq!(text(&batch), b"a\nb+++\r\nc+++\n");
+        assert_eq!(batch.slices().len(), 2, "rewritten neighbours are one slice");
+    }
+
+    #[test]
+    fn rewriting_is_bounded() {
+        let mut batch = Batch::from_lines("a\nb\n");
+        let huge = vec![b'x'; REWRITE_ALLOWANCE + 100];
+        let edited = batch.edit(Rest::Keep, every_event, |_, rewrite| match rewrite.push(&huge) {
+            Ok(()) => Verdict::Replace,
+            Err(NoRoom) => Verdict::Withhold,
+        });
+        assert_eq!(edited.changed, 2);
+        assert_eq!(text(&batch), [WITHHELD, b"\n", WITHHELD, b"\n"].concat());
+    }
+
+    #[test]
+    fn line_feeds_cannot_be_forged() {
+        let mut batch = Batch::from_lines("a\n");
+        batch.edit(Rest::Keep, every_event, |_, rewrite| {
+            rewrite.push(b"x\ny").expect("fits");
+            Verdict::Replace
+        });
+        assert_eq!((text(&batch).as_slice(), batch.events()), (&b"x y\n"[..], 1));
+    }
+
+    #[test]
+    fn a_cleared_batch_can_be_filled_again() {
+        let mut batch = Batch::new(vec![0; 8]);
+        batch.buffer_mut()[..4].copy_from_slice(b"a\nb\n");
+        batch.set_filled(4);
+        batch.retain(|_| false);
+        batch.clear();
+        batch.buffer_mut()[..2].copy_from_slice(b"c\n");
+        batch.set_filled(2);
+        assert_eq!((text(&batch).as_slice(), batch.events()), (&b"c\n"[..], 1));
+    }
+
+    /// What `edit` must do, written the slow way.
+    fn edit_slowly(events: &mut Vec<Vec<u8>>, rest: Rest, step: u8) -> Edited {
+        let mut edited = Edited::default();
+        events.retain_mut(|event| {
+            let body_len = Event::new(event).body().len();
+            let keep = match verdict_of(&event[..body_len], step) {
+                None => rest == Rest::Keep,
+                Some(Verdict::Keep) => true,
+                Some(Verdict::Drop) => false,
+                Some(Verdict::Replace) => {
+                    let body = rewrite_of(&event[..body_len]);
+                    event.splice(..body_len, body);
+                    edited.changed += 1;
+                    true
+                }
+                Some(Verdict::Withhold) => {
+                    event.splice(..body_len, WITHHELD.iter().copied());
+                    edited.changed += 1;
+                    true
+                }
+            };
+            edited.dropped += u64::from(!keep);
+            keep
+        });
+        edited
+    }
+
+    fn verdict_of(body: &[u8], step: u8) -> Option<Verdict> {
+        let digit = body.iter().fold(step, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
+        match digit % 6 {
+            0 => Some(Verdict::Drop),
+            1 => Some(Verdict::Replace),
+            2 => Some(Verdict::Keep),
+            3 => Some(Verdict::Withhold),
+            _ => None,
+        }
+    }
+
+    fn rewrite_of(body: &[u8]) -> Vec<u8> {
+        match body.len() % 3 {
+            0 => body.to_ascii_uppercase(),
+            1 => body.iter().chain(b"..").copied().collect(),
+            _ => body[1..].to_vec(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn edits_agree_with_the_slow_twin(
+            lines in prop::collection::vec("[ab\r]{0,6}", 0..20),
+            steps in prop::collection::vec((0u8..6, any::<bool>()), 0..5),
+        ) {
+            let joined: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+            let mut batch = Batch::from_lines(joined.clone());
+            let mut twin: Vec<Vec<u8>> =
+                joined.split_inclusive('\n').map(|line| line.as_bytes().to_vec()).collect();
+            for (step, drop_rest) in steps {
+                let rest = if drop_rest { Rest::Drop } else { Rest::Keep };
+                let expected = edit_slowly(&mut twin, rest, step);
+                let edited = batch.edit(
+                    rest,
+                    |slice, at| {
+                        let mut from = at;
+                        while from < slice.len() {
+                            let event = lines_from(slice, from);
+                            if verdict_of(event.body(), step).is_some() {
+                                return Some(from + event.bytes().len() / 2);
+                            }
+                            from += event.bytes().len();
+                        }
+                        None
+                    },
+                    |event, rewrite| {
+                        let verdict = verdict_of(event.body(), step).expect("was pointed at");
+                        if verdict == Verdict::Replace {
+                            rewrite.push(&rewrite_of(event.body())).expect("fits");
+                        }
+                        verdict
+                    },
+                );
+                prop_assert_eq!(edited, expected);
+                prop_assert_eq!(text(&batch), twin.concat());
+                prop_assert_eq!(batch.events(), twin.len());
+                prop_assert_eq!(batch.byte_len(), twin.concat().len());
+                let iterated: Vec<Vec<u8>> =
+                    batch.iter().map(|event| event.bytes().to_vec()).collect();
+                prop_assert_eq!(&iterated, &twin);
+            }
+        }
+    }
+
+    fn lines_from(slice: &[u8], from: usize) -> Event<'_> {
+        lines(&slice[from..]).next().expect("not at the end")
+    }
+}
