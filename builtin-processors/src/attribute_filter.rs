@@ -48,7 +48,12 @@ pub(crate) struct Params {
 
 impl AttributeFilter {
     pub(crate) fn build(params: Params) -> Result<Self, RuleError> {
-        let Params { attribute, path, operator, value: Text(value) } = params;
+        let Params {
+            attribute,
+            path,
+            operator,
+            value: Text(value),
+        } = params;
         let places = match (attribute, path) {
             (Some(attribute), None) if attribute.is_empty() => {
                 return Err(RuleError::new(
@@ -91,7 +96,10 @@ impl AttributeFilter {
             return Err(RuleError::new(
                 "value_too_long",
                 "/params/value",
-                format!("`value` has {} bytes; expected at most {MAX_PATTERN_BYTES}", value.len()),
+                format!(
+                    "`value` has {} bytes; expected at most {MAX_PATTERN_BYTES}",
+                    value.len()
+                ),
             ));
         }
         let test = match operator.as_str() {
@@ -121,7 +129,9 @@ impl AttributeFilter {
     }
 
     fn matches(&self, body: &[u8]) -> bool {
-        let Some(value) = json::find(body, &self.places) else { return false };
+        let Some(value) = json::find(body, &self.places) else {
+            return false;
+        };
         let text = json::text(&value);
         match &self.test {
             Test::Equals(wanted) => *text == **wanted,

@@ -45,7 +45,13 @@ enum Mode {
 
 impl Filter {
     pub(crate) fn build(params: Params) -> Result<Self, RuleError> {
-        let Params { value, values, pattern, ignore_case, mode } = params;
+        let Params {
+            value,
+            values,
+            pattern,
+            ignore_case,
+            mode,
+        } = params;
         let matcher = match (value, values, pattern) {
             (Some(Text(value)), None, None) => {
                 Matcher::keywords(&[("/params/value".to_owned(), value)], ignore_case)?
@@ -91,7 +97,13 @@ impl Processor for Filter {
         let edited = batch.edit(
             rest,
             |slice, at| matcher.find(slice, at),
-            |event, _| if matcher.confirms(event.body()) { matched } else { unconfirmed },
+            |event, _| {
+                if matcher.confirms(event.body()) {
+                    matched
+                } else {
+                    unconfirmed
+                }
+            },
         );
         Tally::dropped(edited.dropped)
     }

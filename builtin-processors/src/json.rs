@@ -42,7 +42,13 @@ pub(crate) fn places_of_attribute(attribute: &str) -> Vec<Place> {
         places.push(place(&[outer, &[attribute]].concat()));
     }
     if attribute == "log.level" {
-        for name in ["severity", "severityText", "SeverityText", "severity_text", "level"] {
+        for name in [
+            "severity",
+            "severityText",
+            "SeverityText",
+            "severity_text",
+            "level",
+        ] {
             places.push(place(&[name]));
         }
     }
@@ -53,8 +59,10 @@ pub(crate) fn places_of_attribute(attribute: &str) -> Vec<Place> {
 /// stands for a `/` in a key and `~0` for a `~`, as in RFC 6901.
 pub(crate) fn place_of_path(path: &str) -> Option<Place> {
     let path = path.strip_prefix('/').unwrap_or(path);
-    let place: Place =
-        path.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
+    let place: Place = path
+        .split('/')
+        .map(|key| key.replace("~1", "/").replace("~0", "~"))
+        .collect();
     let valid = place.len() <= MAX_DEPTH && place.iter().all(|key| !key.is_empty());
     valid.then_some(place)
 }
@@ -67,14 +75,24 @@ pub(crate) fn find<'a>(body: &'a [u8], places: &[Place]) -> Option<LazyValue<'a>
         return None;
     }
     let mut best = None;
-    walk(sonic_rs::to_object_iter(body), places, 0, u64::MAX, &mut best);
+    walk(
+        sonic_rs::to_object_iter(body),
+        places,
+        0,
+        u64::MAX,
+        &mut best,
+    );
     best.map(|(_, value)| value)
 }
 
 /// Says whether arrays and objects are nested more than `limit` deep.
 fn nests_deeper(body: &[u8], limit: usize) -> bool {
     // Nesting cannot exceed the number of opening brackets, and counting those is vectorised.
-    if memchr::memchr2_iter(b'[', b'{', body).take(limit + 1).count() <= limit {
+    if memchr::memchr2_iter(b'[', b'{', body)
+        .take(limit + 1)
+        .count()
+        <= limit
+    {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -156,9 +174,16 @@ mod tests {
             r#"{"body":{"service.name":"x"}, "other": "service.name"}"#,
             r#"{"service\u002ename":"\u0078"}"#,
         ] {
-            assert_eq!(found(event, "service.name").as_deref(), Some("x"), "{event}");
+            assert_eq!(
+                found(event, "service.name").as_deref(),
+                Some("x"),
+                "{event}"
+            );
         }
-        assert_eq!(found(r#"{"severityText":"INFO"}"#, "log.level").as_deref(), Some("INFO"));
+        assert_eq!(
+            found(r#"{"severityText":"INFO"}"#, "log.level").as_deref(),
+            Some("INFO")
+        );
         assert_eq!(found(r#"{"n":1.50}"#, "n").as_deref(), Some("1.50"));
     }
 
@@ -170,7 +195,15 @@ mod tests {
 
     #[test]
     fn what_is_no_json_has_no_fields() {
-        for event in ["", "k=1", "{", "{\"k\"", "{\"k\":}", "[{\"k\":1}]", "{\"a\":tru,\"k\":1}"] {
+        for event in [
+            "",
+            "k=1",
+            "{",
+            "{\"k\"",
+            "{\"k\":}",
+            "[{\"k\":1}]",
+            "{\"a\":tru,\"k\":1}",
+        ] {
             assert_eq!(found(event, "k"), None, "{event}");
         }
         assert!(find(b"{\"k\":\"\xff\"}", &places_of_attribute("k")).is_none());
@@ -179,11 +212,18 @@ mod tests {
     #[test]
     fn deep_nesting_overflows_no_stack() {
         let nested = |depth: usize, text: &str| {
-            format!(r#"{{"a":{}"{text}"{},"k":"v"}}"#, "[".repeat(depth), "]".repeat(depth))
+            format!(
+                r#"{{"a":{}"{text}"{},"k":"v"}}"#,
+                "[".repeat(depth),
+                "]".repeat(depth)
+            )
         };
         assert_eq!(found(&nested(100_000, ""), "k"), None);
         assert_eq!(found(&nested(MAX_NESTING, ""), "k"), None);
-        assert_eq!(found(&nested(MAX_NESTING - 1, ""), "k").as_deref(), Some("v"));
+        assert_eq!(
+            found(&nested(MAX_NESTING - 1, ""), "k").as_deref(),
+            Some("v")
+        );
         let brackets_in_text = nested(3, &r#"[[\"{"#.repeat(1000));
         assert_eq!(found(&brackets_in_text, "k").as_deref(), Some("v"));
         let closed_in_text = nested(100_000, &"]".repeat(200_000));

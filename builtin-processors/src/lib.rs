@@ -72,7 +72,11 @@ pub struct RuleError {
 
 impl RuleError {
     fn new(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code, pointer: pointer.into(), message: message.into() }
+        Self {
+            code,
+            pointer: pointer.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -95,7 +99,11 @@ impl Builtin {
             unknown => Err(RuleError::new(
                 "unknown_rule_type",
                 "/type",
-                format!("rule type is `{}`; expected one of {}", shown(unknown), list(&TYPES)),
+                format!(
+                    "rule type is `{}`; expected one of {}",
+                    shown(unknown),
+                    list(&TYPES)
+                ),
             )),
         }
     }
@@ -199,7 +207,11 @@ fn parse<T: DeserializeOwned>(params: &Map<String, Value>) -> Result<T, RuleErro
 }
 
 fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Shortens foreign text for a message.

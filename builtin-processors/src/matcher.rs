@@ -56,7 +56,10 @@ impl Matcher {
         };
         for (pointer, keyword) in keywords {
             if keyword.is_empty() {
-                return refuse(pointer, "the keyword is empty and would match every event".into());
+                return refuse(
+                    pointer,
+                    "the keyword is empty and would match every event".into(),
+                );
             }
             if keyword.len() > MAX_PATTERN_BYTES {
                 let length = keyword.len();
@@ -72,22 +75,31 @@ impl Matcher {
                 );
             }
         }
-        let words: Vec<&str> = keywords.iter().map(|(_, keyword)| keyword.as_str()).collect();
+        let words: Vec<&str> = keywords
+            .iter()
+            .map(|(_, keyword)| keyword.as_str())
+            .collect();
         match words.as_slice() {
-            [] => {
-                refuse("/params/values", "no keyword is given; expected at least one".to_owned())
-            }
+            [] => refuse(
+                "/params/values",
+                "no keyword is given; expected at least one".to_owned(),
+            ),
             many if many.len() > MAX_KEYWORDS => refuse(
                 "/params/values",
-                format!("{} keywords are given; expected at most {MAX_KEYWORDS}", many.len()),
+                format!(
+                    "{} keywords are given; expected at most {MAX_KEYWORDS}",
+                    many.len()
+                ),
             ),
-            [word] if !ignore_case => {
-                Ok(Self::Keyword(Box::new(memmem::Finder::new(word.as_bytes()).into_owned())))
-            }
+            [word] if !ignore_case => Ok(Self::Keyword(Box::new(
+                memmem::Finder::new(word.as_bytes()).into_owned(),
+            ))),
             words if ignore_case && !words.iter().all(|word| word.is_ascii()) => {
                 // Aho-Corasick folds ASCII only; the regex engine knows all of Unicode.
-                let escaped: Vec<String> =
-                    words.iter().map(|word| regex_syntax::escape(word)).collect();
+                let escaped: Vec<String> = words
+                    .iter()
+                    .map(|word| regex_syntax::escape(word))
+                    .collect();
                 let pattern = Pattern::build(&escaped.join("|"), true, "/params/values")?;
                 Ok(Self::Pattern(Box::new(pattern)))
             }
@@ -106,7 +118,9 @@ impl Matcher {
         match self {
             Self::Keyword(finder) => finder.find(&slice[at..]).map(|hit| at + hit),
             Self::Keywords(automaton) => {
-                let input = aho_corasick::Input::new(slice).span(at..slice.len()).earliest(true);
+                let input = aho_corasick::Input::new(slice)
+                    .span(at..slice.len())
+                    .earliest(true);
                 automaton.find(input).map(|hit| hit.start())
             }
             Self::Pattern(pattern) => pattern.find(slice, at),
@@ -151,15 +165,24 @@ impl Pattern {
             ));
         }
         let invalid = |message: String| RuleError::new("invalid_regex", pointer, message);
-        let syntax = syntax::Config::new().utf8(false).case_insensitive(ignore_case);
+        let syntax = syntax::Config::new()
+            .utf8(false)
+            .case_insensitive(ignore_case);
         let hir = syntax::parse_with(pattern, &syntax).map_err(|error| {
-            invalid(format!("`{}` does not compile: {}", shown(pattern), one_line(&error)))
+            invalid(format!(
+                "`{}` does not compile: {}",
+                shown(pattern),
+                one_line(&error)
+            ))
         })?;
         if hir.properties().minimum_len() == Some(0) {
             return Err(RuleError::new(
                 "pattern_matches_empty",
                 pointer,
-                format!("`{}` matches the empty string, and so every event", shown(pattern)),
+                format!(
+                    "`{}` matches the empty string, and so every event",
+                    shown(pattern)
+                ),
             ));
         }
         let widened = widen(&hir);
@@ -174,15 +197,21 @@ impl Pattern {
             ));
         }
         let compile = |hir: &Hir| {
-            Regex::builder().configure(regex_config()).build_from_hir(hir).map_err(|error| {
-                let cause = match error.size_limit() {
-                    Some(limit) => format!("it takes more than {limit} bytes when compiled"),
-                    None => error.to_string(),
-                };
-                invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
-            })
+            Regex::builder()
+                .configure(regex_config())
+                .build_from_hir(hir)
+                .map_err(|error| {
+                    let cause = match error.size_limit() {
+                        Some(limit) => format!("it takes more than {limit} bytes when compiled"),
+                        None => error.to_string(),
+                    };
+                    invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
+                })
         };
-        Ok(Self { widened: compile(&widened)?, exact: compile(&hir)? })
+        Ok(Self {
+            widened: compile(&widened)?,
+            exact: compile(&hir)?,
+        })
     }
 
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
@@ -324,7 +353,10 @@ mod tests {
             (r"(\w{500}){500}", "invalid_regex"),
         ] {
             let error = Pattern::build(pattern, false, "/params/pattern").expect_err(pattern);
-            assert_eq!((error.code, error.pointer.as_str()), (code, "/params/pattern"));
+            assert_eq!(
+                (error.code, error.pointer.as_str()),
+                (code, "/params/pattern")
+            );
         }
     }
 

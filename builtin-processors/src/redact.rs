@@ -51,14 +51,23 @@ impl Redact {
         let replacement = params.replacement.as_deref().unwrap_or(DEFAULT_REPLACEMENT);
         let replacement = parse_replacement(replacement, &pattern)?;
         let captures = pattern.captures();
-        Ok(Self { pattern, replacement, captures, on_error })
+        Ok(Self {
+            pattern,
+            replacement,
+            captures,
+            on_error,
+        })
     }
-
 }
 
 impl Processor for Redact {
     fn process(&mut self, batch: &mut Batch) -> Tally {
-        let Self { pattern, replacement, captures, on_error } = self;
+        let Self {
+            pattern,
+            replacement,
+            captures,
+            on_error,
+        } = self;
         let mut tally = Tally::default();
         batch.edit(
             Rest::Keep,
@@ -91,7 +100,9 @@ fn rewrite_body(
     rewrite: &mut Rewrite<'_>,
 ) -> Result<bool, NoRoom> {
     // Finding groups costs a second engine; most replacements name none.
-    let needs_groups = replacement.iter().any(|part| matches!(part, Part::Group(_)));
+    let needs_groups = replacement
+        .iter()
+        .any(|part| matches!(part, Part::Group(_)));
     let mut copied = 0;
     loop {
         let input = Input::new(body).span(copied..body.len());
@@ -152,7 +163,10 @@ fn parse_replacement(replacement: &str, pattern: &Pattern) -> Result<Vec<Part>, 
             rest = after;
             continue;
         }
-        let (name, after) = match rest.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+        let (name, after) = match rest
+            .strip_prefix('{')
+            .and_then(|braced| braced.split_once('}'))
+        {
             Some(split) => split,
             None => {
                 let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -197,7 +211,12 @@ mod tests {
     #[test]
     fn an_event_that_outgrows_the_batch_meets_on_error() {
         for (on_error, expected, failed, failed_dropped) in [
-            (OnError::Mask, &b"[withheld by streamgate]\nkeep\n"[..], 1, 0),
+            (
+                OnError::Mask,
+                &b"[withheld by streamgate]\nkeep\n"[..],
+                1,
+                0,
+            ),
             (OnError::Drop, b"keep\n", 0, 1),
         ] {
             let params = Params {
@@ -209,7 +228,10 @@ mod tests {
             let mut batch = Batch::from_lines(["a".repeat(1000).as_str(), "keep"].join("\n"));
             let tally = redact.process(&mut batch);
             assert_eq!(batch.slices().collect::<Vec<_>>().concat(), expected);
-            assert_eq!((tally.failed, tally.failed_dropped), (failed, failed_dropped));
+            assert_eq!(
+                (tally.failed, tally.failed_dropped),
+                (failed, failed_dropped)
+            );
         }
     }
 }

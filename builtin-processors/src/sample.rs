@@ -68,8 +68,13 @@ impl Sample {
         )]
         let threshold = ((1.0 - rate) * RANDOMNESS_END as f64).round() as u64;
         let places = key.as_deref().map(json::places_of_attribute);
-        let mut sample =
-            Self { rate, threshold, places, random: fastrand::Rng::with_seed(0), gap: 0 };
+        let mut sample = Self {
+            rate,
+            threshold,
+            places,
+            random: fastrand::Rng::with_seed(0),
+            gap: 0,
+        };
         sample.reseed(0);
         Ok(sample)
     }
@@ -94,7 +99,11 @@ impl Sample {
             clippy::cast_sign_loss,
             reason = "the cast saturates, which is what an endless gap wants"
         )]
-        if self.rate > 0.0 { gap as u64 } else { u64::MAX }
+        if self.rate > 0.0 {
+            gap as u64
+        } else {
+            u64::MAX
+        }
     }
 
     fn sample_at_random(&mut self, batch: &mut Batch) -> u64 {
@@ -109,11 +118,18 @@ impl Sample {
             self.gap = self.draw_gap();
             Some(at)
         };
-        batch.edit(Rest::Drop, next_kept, |_, _| Verdict::Keep).dropped
+        batch
+            .edit(Rest::Drop, next_kept, |_, _| Verdict::Keep)
+            .dropped
     }
 
     fn sample_by_key(&mut self, batch: &mut Batch) -> u64 {
-        let Self { threshold, places, random, .. } = self;
+        let Self {
+            threshold,
+            places,
+            random,
+            ..
+        } = self;
         let places = places.as_deref().unwrap_or_default();
         batch.retain(|event| {
             let randomness = match json::find(event.body(), places) {
@@ -147,7 +163,11 @@ mod tests {
     use super::*;
 
     fn sample(rate: f64, key: Option<&str>) -> Sample {
-        Sample::build(Params { rate, key: key.map(str::to_owned) }).expect("valid")
+        Sample::build(Params {
+            rate,
+            key: key.map(str::to_owned),
+        })
+        .expect("valid")
     }
 
     fn kept(sample: &mut Sample, events: &str) -> Vec<String> {
@@ -155,11 +175,16 @@ mod tests {
         let before = batch.events();
         let tally = sample.process(&mut batch);
         assert_eq!(batch.events() as u64 + tally.dropped, before as u64);
-        batch.iter().map(|event| String::from_utf8_lossy(event.body()).into_owned()).collect()
+        batch
+            .iter()
+            .map(|event| String::from_utf8_lossy(event.body()).into_owned())
+            .collect()
     }
 
     fn keyed_events() -> String {
-        (0..10_000).map(|id| format!("{{\"trace_id\":\"t{id}\"}}\n")).collect()
+        (0..10_000)
+            .map(|id| format!("{{\"trace_id\":\"t{id}\"}}\n"))
+            .collect()
     }
 
     #[test]
@@ -172,7 +197,10 @@ mod tests {
             let expected = rate * 100_000.0;
             // Six standard deviations of a binomial distribution.
             let tolerance = 6.0 * (100_000.0 * rate * (1.0 - rate)).sqrt();
-            assert!((total as f64 - expected).abs() < tolerance, "{rate}: {total}");
+            assert!(
+                (total as f64 - expected).abs() < tolerance,
+                "{rate}: {total}"
+            );
         }
         assert_eq!(kept(&mut sample(1.0, None), "a\nb\n"), ["a", "b"]);
         assert!(kept(&mut sample(0.0, None), "a\nb\n").is_empty());

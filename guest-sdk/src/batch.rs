@@ -115,7 +115,10 @@ impl Batch {
     /// If the buffer is larger than 1 GiB: offsets have 32 bits.
     pub fn new(buffer: Vec<u8>) -> Self {
         assert!(buffer.len() <= 1 << 30, "a batch buffer is at most 1 GiB");
-        Self { bytes: buffer, ..Self::default() }
+        Self {
+            bytes: buffer,
+            ..Self::default()
+        }
     }
 
     /// Makes a batch of lines. A last line without a line feed gets one.
@@ -156,7 +159,10 @@ impl Batch {
     /// If they do not end with a line feed, or `filled` is beyond the buffer.
     pub fn set_filled(&mut self, filled: usize) {
         let bytes = &self.bytes[..filled];
-        assert!(bytes.last().is_none_or(|&last| last == b'\n'), "a batch ends with a line feed");
+        assert!(
+            bytes.last().is_none_or(|&last| last == b'\n'),
+            "a batch ends with a line feed"
+        );
         self.events = count_events(bytes);
         self.annex.clear();
         self.runs.clear();
@@ -231,7 +237,9 @@ impl Batch {
     ) -> Edited {
         let mut edited = Edited::default();
         let runs = mem::take(&mut self.runs);
-        let mut kept = Kept { runs: mem::take(&mut self.next_runs) };
+        let mut kept = Kept {
+            runs: mem::take(&mut self.next_runs),
+        };
         kept.runs.clear();
         for run in &runs {
             let base = run.start as usize;
@@ -264,7 +272,10 @@ impl Batch {
                 let room = (REWRITE_FACTOR * self.bytes.len() + REWRITE_ALLOWANCE)
                     .saturating_sub(self.annex.len());
                 let event = Event::new(&slice[start..end]);
-                let mut rewrite = Rewrite { body: &mut self.rewritten, room };
+                let mut rewrite = Rewrite {
+                    body: &mut self.rewritten,
+                    room,
+                };
                 match decide(event, &mut rewrite) {
                     Verdict::Keep => continue,
                     Verdict::Drop => {
@@ -284,7 +295,11 @@ impl Batch {
                 replace_line_feeds(&mut self.rewritten);
                 let (body_len, terminator_len) = (event.body().len(), event.terminator().len());
                 if self.rewritten.len() == body_len {
-                    let buffer = if run.annexed { &mut self.annex } else { &mut self.bytes };
+                    let buffer = if run.annexed {
+                        &mut self.annex
+                    } else {
+                        &mut self.bytes
+                    };
                     let start = base + start;
                     buffer[start..start + body_len].copy_from_slice(&self.rewritten);
                 } else {
@@ -337,7 +352,11 @@ fn replace_line_feeds(body: &mut [u8]) {
 impl Run {
     fn new(start: usize, end: usize, annexed: bool) -> Self {
         let offset = |at| u32::try_from(at).expect("buffers are bounded far below 4 GiB");
-        Self { start: offset(start), end: offset(end), annexed }
+        Self {
+            start: offset(start),
+            end: offset(end),
+            annexed,
+        }
     }
 
     fn len(self) -> usize {
@@ -399,10 +418,18 @@ mod tests {
     fn replacing_with_the_same_length_stays_in_place() {
         let mut batch = Batch::from_lines("ab\r\ncd\n");
         let edited = batch.edit(Rest::Keep, every_event, |event, rewrite| {
-            rewrite.push(&event.body().to_ascii_uppercase()).expect("fits");
+            rewrite
+                .push(&event.body().to_ascii_uppercase())
+                .expect("fits");
             Verdict::Replace
         });
-        assert_eq!(edited, Edited { dropped: 0, changed: 2 });
+        assert_eq!(
+            edited,
+            Edited {
+                dropped: 0,
+                changed: 2
+            }
+        );
         assert_eq!(batch.slices().collect::<Vec<_>>(), [b"AB\r\nCD\n"]);
     }
 
@@ -420,16 +447,22 @@ mod tests {
             });
         }
         assert_eq!(text(&batch), b"a\nb+++\r\nc+++\n");
-        assert_eq!(batch.slices().len(), 2, "rewritten neighbours are one slice");
+        assert_eq!(
+            batch.slices().len(),
+            2,
+            "rewritten neighbours are one slice"
+        );
     }
 
     #[test]
     fn rewriting_is_bounded() {
         let mut batch = Batch::from_lines("a\nb\n");
         let huge = vec![b'x'; REWRITE_ALLOWANCE + 100];
-        let edited = batch.edit(Rest::Keep, every_event, |_, rewrite| match rewrite.push(&huge) {
-            Ok(()) => Verdict::Replace,
-            Err(NoRoom) => Verdict::Withhold,
+        let edited = batch.edit(Rest::Keep, every_event, |_, rewrite| {
+            match rewrite.push(&huge) {
+                Ok(()) => Verdict::Replace,
+                Err(NoRoom) => Verdict::Withhold,
+            }
         });
         assert_eq!(edited.changed, 2);
         assert_eq!(text(&batch), [WITHHELD, b"\n", WITHHELD, b"\n"].concat());
@@ -442,7 +475,10 @@ mod tests {
             rewrite.push(b"x\ny").expect("fits");
             Verdict::Replace
         });
-        assert_eq!((text(&batch).as_slice(), batch.events()), (&b"x y\n"[..], 1));
+        assert_eq!(
+            (text(&batch).as_slice(), batch.events()),
+            (&b"x y\n"[..], 1)
+        );
     }
 
     #[test]
@@ -485,7 +521,9 @@ mod tests {
     }
 
     fn verdict_of(body: &[u8], step: u8) -> Option<Verdict> {
-        let digit = body.iter().fold(step, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
+        let digit = body
+            .iter()
+            .fold(step, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
         match digit % 6 {
             0 => Some(Verdict::Drop),
             1 => Some(Verdict::Replace),

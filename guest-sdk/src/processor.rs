@@ -31,6 +31,9 @@ pub struct Tally {
 impl Tally {
     /// A tally of events dropped by the rule, and nothing else.
     pub fn dropped(dropped: u64) -> Self {
-        Self { dropped, ..Self::default() }
+        Self {
+            dropped,
+            ..Self::default()
+        }
     }
 }

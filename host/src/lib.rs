@@ -1,3 +1,31 @@
 //! StreamGate: the log governance gate.
+//!
+//! The modules, in the order in which events meet them. `ARCHITECTURE.md` has the map.
+
+pub mod config;
+pub mod server;
+pub mod shutdown;
+
+pub mod ingest;
+
+pub mod memory;
+
+pub mod buffer;
+
+pub mod pipeline;
+
+pub mod outputs;
+
+pub mod books;
 
 pub mod manifest;
+
+pub mod config_store;
+
+pub mod gate;
+
+pub mod control;
+
+pub mod http_server;
+
+pub mod telemetry;

@@ -1,2 +1,91 @@
-//! The `streamgate` binary.
-fn main() {}
+//! The `streamgate` binary: flags, run, print one error, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mimalloc::MiMalloc;
+use streamgate::{
+    config::{Cli, Config, SeedEnvironment},
+    server, shutdown, telemetry,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::error;
+
+// Batches are allocated on one thread and freed on another, which it is made for.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Threads that serve sockets, for each processor: the other half of them run rules.
+const IO_THREADS_DIVISOR: usize = 2;
+
+/// Clean drain.
+const SUCCESS: u8 = 0;
+/// Anything that went wrong and is not the caller's.
+const FAILURE: u8 = 1;
+/// Bad usage or config, as clap has it too.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(cli.settings, SeedEnvironment::read()) {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    telemetry::init();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((processors / IO_THREADS_DIVISOR).max(1))
+        .thread_name("io")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILURE, &error),
+    };
+    let ended = runtime.block_on(async {
+        let (trigger, end) = shutdown::channel();
+        let (terminate, interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tokio::spawn(end_on_signals(terminate, interrupt, trigger));
+        tokio::spawn(server::run(config, end))
+            .await
+            .unwrap_or_else(|error| Err(server::ServerError::Io(std::io::Error::other(error))))
+    });
+    // An output that hangs in a write must not hold up the end.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::from(SUCCESS),
+        Err(error) => fail(if error.is_usage() { USAGE } else { FAILURE }, &error),
+    }
+}
+
+/// The first signal begins the drain, the second ends the process at once.
+async fn end_on_signals(mut terminate: Signal, mut interrupt: Signal, trigger: shutdown::Trigger) {
+    let mut next = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    next().await;
+    trigger.begin();
+    next().await;
+    error!("second signal: ending at once");
+    std::process::exit(i32::from(FAILURE));
+}
+
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    let text = error.to_string();
+    // One sentence on one line, whatever a message from elsewhere holds.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    #[expect(
+        clippy::print_stderr,
+        reason = "the one place where an error is told to a person"
+    )]
+    {
+        eprintln!("streamgate: {text}");
+    }
+    ExitCode::from(code)
+}

@@ -17,15 +17,19 @@ pub const FORMAT_VERSION: &str = "1.0";
 /// The one pipeline of a manifest made over REST; the seed's name for it.
 pub const DEFAULT_PIPELINE: &str = "default_pipeline";
 
-/// Default and limits of `batch_size`, in events for one send of an output; the seed's numbers.
+/// Default of `batch_size`, in events for one send of an output; the seed's number.
 pub const DEFAULT_BATCH_SIZE: u32 = 100;
+
+/// Greatest `batch_size`, in events; the seed's number.
 pub const MAX_BATCH_SIZE: u32 = 10_000;
 
 /// Longest id of a rule or an output, in bytes. Ids are labels of metrics and parts of paths.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Most rules and outputs that one pipeline takes.
+/// Most rules that one pipeline takes.
 pub const MAX_RULES: usize = 10_000;
+
+/// Most outputs that one pipeline takes.
 pub const MAX_OUTPUTS: usize = 256;
 
 /// A published configuration: what one revision of the gate runs.
@@ -46,6 +50,7 @@ pub struct Manifest {
 /// One chain of rules and the outputs behind it. The draft is one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Pipeline {
+    /// Its name; what is made over REST is called `default_pipeline`.
     pub name: String,
     /// The rules, in the order in which they are applied.
     pub processors: Vec<Rule>,
@@ -149,6 +154,64 @@ impl Pipeline {
     }
 }
 
+/// Reads a manifest that someone wrote by hand or with another tool: fields that we do not know are
+/// passed over, outputs without an id get one.
+///
+/// # Errors
+/// [`Invalid`], with a pointer from the root, for what is no manifest.
+pub fn parse_manifest(text: &[u8]) -> Result<Manifest, Invalid> {
+    let deserializer = &mut serde_json::Deserializer::from_slice(text);
+    let mut manifest: Manifest =
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            let pointer = pointer_of(error.path());
+            Invalid::new("invalid_manifest", pointer, error.into_inner().to_string())
+        })?;
+    if manifest.version != FORMAT_VERSION {
+        let found: String = manifest.version.chars().take(40).collect();
+        return Err(Invalid::new(
+            "unknown_version",
+            "/version",
+            format!("the version is `{found}`; expected `{FORMAT_VERSION}`"),
+        ));
+    }
+    let [pipeline] = manifest.pipelines.as_mut_slice() else {
+        let found = manifest.pipelines.len();
+        return Err(Invalid::new(
+            "pipeline_count",
+            "/pipelines",
+            format!("there are {found} pipelines; expected exactly one"),
+        ));
+    };
+    for at in 0..pipeline.outputs.len() {
+        if pipeline.outputs[at].id.is_empty() {
+            pipeline.outputs[at].id = free_output_id(&pipeline.outputs, &pipeline.outputs[at].kind);
+        }
+    }
+    check_pipeline(pipeline).map_err(|fault| fault.under("/pipelines/0"))?;
+    Ok(manifest)
+}
+
+/// Makes an id for an output that has none: its type and the first number that is free.
+pub fn free_output_id(outputs: &[Output], kind: &str) -> String {
+    (1_usize..)
+        .map(|number| format!("{kind}-{number}"))
+        .find(|id| outputs.iter().all(|output| output.id != *id))
+        .expect("there are fewer outputs than numbers")
+}
+
+/// Writes the path that serde found a fault at as a JSON pointer (RFC 6901).
+pub fn pointer_of(path: &serde_path_to_error::Path) -> String {
+    path.iter()
+        .map(|segment| match segment {
+            serde_path_to_error::Segment::Seq { index } => format!("/{index}"),
+            serde_path_to_error::Segment::Map { key } => {
+                format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            _ => String::new(),
+        })
+        .collect()
+}
+
 /// Something in a manifest that cannot be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
@@ -161,8 +224,13 @@ pub struct Invalid {
 }
 
 impl Invalid {
+    /// Makes a fault.
     pub fn new(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code, pointer: pointer.into(), message: message.into() }
+        Self {
+            code,
+            pointer: pointer.into(),
+            message: message.into(),
+        }
     }
 
     /// The same fault, seen from further up: `/params/value` becomes `/processors/3/params/value`.
@@ -206,8 +274,14 @@ pub fn check_pipeline(pipeline: &Pipeline) -> Result<(), Invalid> {
     check_batch_size(pipeline.batch_size)?;
     check_count("processors", pipeline.processors.len(), MAX_RULES)?;
     check_count("outputs", pipeline.outputs.len(), MAX_OUTPUTS)?;
-    check_ids("processors", pipeline.processors.iter().map(|rule| rule.id.as_str()))?;
-    check_ids("outputs", pipeline.outputs.iter().map(|output| output.id.as_str()))
+    check_ids(
+        "processors",
+        pipeline.processors.iter().map(|rule| rule.id.as_str()),
+    )?;
+    check_ids(
+        "outputs",
+        pipeline.outputs.iter().map(|output| output.id.as_str()),
+    )
 }
 
 /// Checks the batch size; pointer `/batch_size`.

@@ -1,0 +1,514 @@
+//! The books: every event is delivered, or counted with the reason why not.
+//!
+//! One [`Ledger`] behind one lock, taken once a batch (never once an event) by whoever moves events
+//! on: ingest, a worker, an output. So [`Books::stats`] is a consistent snapshot in which, always,
+//!
+//! ```text
+//! received  = in_flight + delivered_to_chain_end + filtered + sampled + deduplicated + throttled
+//!           + rule_dropped + shed
+//! an output's offered = sent + dead_lettered + discarded (by reason) + queued
+//! ```
+//!
+//! `in_flight` and `queued` are booked as events come and go, not computed from the rest, so that
+//! the equations can fail and tests can assert them. An output's `offered` is the pipeline's
+//! `delivered_to_chain_end` since that output was made.
+//!
+//! Accounts of rules and outputs live as long as something refers to them ([`RuleAccount`],
+//! [`OutputAccount`]); what was booked for a rule that is gone stays in the pipeline's totals.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use streamgate_guest::Tally;
+use streamgate_processors::DropAccount;
+use utoipa::ToSchema;
+
+use crate::manifest::DEFAULT_PIPELINE;
+
+/// A way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingest {
+    /// Lines over TCP.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// `POST /ingest`.
+    Http,
+}
+
+/// Why an event that arrived was not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedReason {
+    /// A datagram came when the memory budget was spent; nothing can push a sender of UDP back.
+    NoMemory,
+}
+
+/// Why an output gave an event up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscardReason {
+    /// The output's queue was full: it is slower than its input, or does not answer at all.
+    QueueFull,
+    /// The receiver refused it in a way that a retry cannot mend.
+    Rejected,
+    /// The receiver kept failing on it for longer than the output retries.
+    GaveUp,
+    /// The process ended before it could be sent.
+    Shutdown,
+}
+
+const DISCARD_REASONS: [(DiscardReason, &str); 4] = [
+    (DiscardReason::QueueFull, "queue_full"),
+    (DiscardReason::Rejected, "rejected"),
+    (DiscardReason::GaveUp, "gave_up"),
+    (DiscardReason::Shutdown, "shutdown"),
+];
+
+/// The accounts of the whole process. Cheap to share.
+#[derive(Debug, Default)]
+pub struct Books {
+    ledger: Mutex<Ledger>,
+}
+
+/// All accounts, as they stand between two bookings.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    ingest: [IngestAccount; 3],
+    in_flight: u64,
+    delivered: u64,
+    delivered_bytes: u64,
+    filtered: u64,
+    sampled: u64,
+    rule_dropped: u64,
+    rules: Slots<RuleFigures>,
+    outputs: Slots<OutputFigures>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct IngestAccount {
+    received: u64,
+    received_bytes: u64,
+    shed_no_memory: u64,
+    truncated: u64,
+    refused_requests: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct RuleFigures {
+    seen: u64,
+    dropped: u64,
+    changed: u64,
+    failed: u64,
+    failed_dropped: u64,
+    bypassed: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct OutputFigures {
+    offered: u64,
+    queued: u64,
+    sent: u64,
+    sent_bytes: u64,
+    discarded: [u64; DISCARD_REASONS.len()],
+}
+
+/// A rule's account; closed when the last holder is gone.
+#[derive(Debug)]
+pub struct RuleAccount {
+    books: Arc<Books>,
+    slot: usize,
+}
+
+/// An output's account; closed when the last holder is gone.
+#[derive(Debug)]
+pub struct OutputAccount {
+    books: Arc<Books>,
+    slot: usize,
+}
+
+impl Books {
+    /// Books events that came in and are on their way to the workers.
+    pub fn received(&self, ingest: Ingest, events: usize, bytes: usize) {
+        let mut ledger = self.ledger.lock();
+        let account = &mut ledger.ingest[ingest as usize];
+        account.received += events as u64;
+        account.received_bytes += bytes as u64;
+        ledger.in_flight += events as u64;
+    }
+
+    /// Books events that came in and could not be taken.
+    pub fn shed(&self, ingest: Ingest, reason: ShedReason, events: usize, bytes: usize) {
+        let account = &mut self.ledger.lock().ingest[ingest as usize];
+        account.received += events as u64;
+        account.received_bytes += bytes as u64;
+        match reason {
+            ShedReason::NoMemory => account.shed_no_memory += events as u64,
+        }
+    }
+
+    /// Books events that were cut because they, or their datagram, were too long.
+    pub fn truncated(&self, ingest: Ingest, events: u64) {
+        if events > 0 {
+            self.ledger.lock().ingest[ingest as usize].truncated += events;
+        }
+    }
+
+    /// Books a request that was refused whole; its events are the sender's still.
+    pub fn refused(&self, ingest: Ingest) {
+        self.ledger.lock().ingest[ingest as usize].refused_requests += 1;
+    }
+
+    /// Books several things at once, so that no snapshot sees some of them only.
+    pub fn settle(&self, book: impl FnOnce(&mut Ledger)) {
+        book(&mut self.ledger.lock());
+    }
+
+    /// Opens an account for a rule.
+    pub fn open_rule(self: &Arc<Self>) -> Arc<RuleAccount> {
+        let slot = self.ledger.lock().rules.open();
+        Arc::new(RuleAccount {
+            books: Arc::clone(self),
+            slot,
+        })
+    }
+
+    /// Opens an account for an output.
+    pub fn open_output(self: &Arc<Self>) -> Arc<OutputAccount> {
+        let slot = self.ledger.lock().outputs.open();
+        Arc::new(OutputAccount {
+            books: Arc::clone(self),
+            slot,
+        })
+    }
+
+    /// Returns how many events are queued in all outputs, those of earlier revisions too.
+    pub fn queued(&self) -> u64 {
+        self.ledger
+            .lock()
+            .outputs
+            .rows
+            .iter()
+            .map(|figures| figures.queued)
+            .sum()
+    }
+
+    /// Takes a snapshot. `rules` and `outputs` are those of the revision that is shown.
+    pub fn stats(&self, revision: u64, rules: &[NamedRule], outputs: &[NamedOutput]) -> Stats {
+        let ledger = self.ledger.lock();
+        let sum = |field: fn(&IngestAccount) -> u64| ledger.ingest.iter().map(field).sum();
+        let shed: u64 = sum(|account| account.shed_no_memory);
+        let [tcp, udp, http] = ledger.ingest.map(|account| IngestStats {
+            received: account.received,
+            received_bytes: account.received_bytes,
+            shed: account.shed_no_memory,
+            truncated: account.truncated,
+            refused_requests: account.refused_requests,
+        });
+        let rules = rules
+            .iter()
+            .map(|rule| {
+                let figures = ledger.rules.get(rule.account.slot);
+                RuleStats {
+                    id: rule.id.clone(),
+                    kind: rule.kind.clone(),
+                    seen: figures.seen,
+                    dropped: figures.dropped,
+                    changed: figures.changed,
+                    bypassed: figures.bypassed,
+                    failed: figures.failed,
+                    failed_dropped: figures.failed_dropped,
+                }
+            })
+            .collect();
+        let outputs = outputs
+            .iter()
+            .map(|output| {
+                let figures = ledger.outputs.get(output.account.slot);
+                let discarded = DISCARD_REASONS
+                    .iter()
+                    .map(|(reason, name)| ((*name).to_owned(), figures.discarded[*reason as usize]))
+                    .collect();
+                OutputStats {
+                    id: output.id.clone(),
+                    kind: output.kind.clone(),
+                    offered: figures.offered,
+                    sent: figures.sent,
+                    sent_bytes: figures.sent_bytes,
+                    dead_lettered: 0,
+                    discarded,
+                    queued: figures.queued,
+                }
+            })
+            .collect();
+        Stats {
+            revision,
+            pipelines: vec![PipelineStats {
+                name: DEFAULT_PIPELINE.to_owned(),
+                received: sum(|account| account.received),
+                received_bytes: sum(|account| account.received_bytes),
+                in_flight: ledger.in_flight,
+                delivered_to_chain_end: ledger.delivered,
+                delivered_to_chain_end_bytes: ledger.delivered_bytes,
+                filtered: ledger.filtered,
+                sampled: ledger.sampled,
+                deduplicated: 0,
+                throttled: 0,
+                rule_dropped: ledger.rule_dropped,
+                shed,
+                ingest: IngestsStats { tcp, udp, http },
+                rules,
+                outputs,
+            }],
+        }
+    }
+}
+
+impl Ledger {
+    /// Books that events reached the end of the chain, with the bytes they then had.
+    pub fn delivered(&mut self, events: u64, bytes: usize) {
+        self.in_flight -= events;
+        self.delivered += events;
+        self.delivered_bytes += bytes as u64;
+    }
+
+    /// Books what one rule did to a batch of which it saw `seen` events.
+    pub fn rule(&mut self, rule: &RuleAccount, account: DropAccount, seen: u64, tally: Tally) {
+        let figures = self.rules.get_mut(rule.slot);
+        figures.seen += seen;
+        figures.dropped += tally.dropped;
+        figures.changed += tally.changed;
+        figures.failed += tally.failed;
+        figures.failed_dropped += tally.failed_dropped;
+        self.in_flight -= tally.dropped + tally.failed_dropped;
+        self.rule_dropped += tally.failed_dropped;
+        match account {
+            DropAccount::Filtered => self.filtered += tally.dropped,
+            DropAccount::Sampled => self.sampled += tally.dropped,
+            DropAccount::RuleDropped => self.rule_dropped += tally.dropped,
+        }
+    }
+
+    /// Books that events passed a rule by, untouched, because the gate is overloaded.
+    pub fn bypassed(&mut self, rule: &RuleAccount, events: u64) {
+        self.rules.get_mut(rule.slot).bypassed += events;
+    }
+
+    /// Books events of a batch that was given up because its chain panicked.
+    pub fn lost_to_a_panic(&mut self, events: u64) {
+        self.in_flight -= events;
+        self.rule_dropped += events;
+    }
+
+    /// Books events as handed to an output; they are queued from here on.
+    pub fn offered(&mut self, output: &OutputAccount, events: u64) {
+        let figures = self.outputs.get_mut(output.slot);
+        figures.offered += events;
+        figures.queued += events;
+    }
+}
+
+impl OutputAccount {
+    /// Books queued events as sent.
+    pub fn sent(&self, events: u64, bytes: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.queued -= events;
+            figures.sent += events;
+            figures.sent_bytes += bytes;
+        });
+    }
+
+    /// Books queued events as given up.
+    pub fn discarded(&self, reason: DiscardReason, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.queued -= events;
+            figures.discarded[reason as usize] += events;
+        });
+    }
+
+    /// Returns how many events are queued.
+    pub fn queued(&self) -> u64 {
+        self.books.ledger.lock().outputs.get(self.slot).queued
+    }
+}
+
+impl Drop for RuleAccount {
+    fn drop(&mut self) {
+        self.books.ledger.lock().rules.close(self.slot);
+    }
+}
+
+impl Drop for OutputAccount {
+    fn drop(&mut self) {
+        self.books.ledger.lock().outputs.close(self.slot);
+    }
+}
+
+/// A dense table whose rows are reused.
+#[derive(Debug, Default)]
+struct Slots<T> {
+    rows: Vec<T>,
+    free: Vec<usize>,
+}
+
+impl<T: Default> Slots<T> {
+    fn open(&mut self) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.rows[slot] = T::default();
+            return slot;
+        }
+        self.rows.push(T::default());
+        self.rows.len() - 1
+    }
+
+    fn close(&mut self, slot: usize) {
+        self.free.push(slot);
+    }
+
+    fn get(&self, slot: usize) -> &T {
+        &self.rows[slot]
+    }
+
+    fn get_mut(&mut self, slot: usize) -> &mut T {
+        &mut self.rows[slot]
+    }
+}
+
+/// A rule of the revision whose figures are asked for.
+#[derive(Debug, Clone)]
+pub struct NamedRule {
+    /// The rule's id.
+    pub id: String,
+    /// The rule's type.
+    pub kind: String,
+    /// Where its figures are.
+    pub account: Arc<RuleAccount>,
+}
+
+/// An output of the revision whose figures are asked for.
+#[derive(Debug, Clone)]
+pub struct NamedOutput {
+    /// The output's id.
+    pub id: String,
+    /// The output's type.
+    pub kind: String,
+    /// Where its figures are.
+    pub account: Arc<OutputAccount>,
+}
+
+/// The books, as `GET /stats` answers them. All figures count from the start of the process.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Stats {
+    /// The revision that is live.
+    pub revision: u64,
+    /// Exactly one today.
+    pub pipelines: Vec<PipelineStats>,
+}
+
+/// The books of one pipeline, in events unless the name says bytes.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PipelineStats {
+    /// The pipeline's name.
+    pub name: String,
+    /// Events that arrived. Equals the sum of `in_flight`, `delivered_to_chain_end`, `filtered`,
+    /// `sampled`, `deduplicated`, `throttled`, `rule_dropped` and `shed`.
+    pub received: u64,
+    /// Their bytes, terminators included.
+    pub received_bytes: u64,
+    /// Events that are waiting for a worker or are being worked on.
+    pub in_flight: u64,
+    /// Events that every rule let pass.
+    pub delivered_to_chain_end: u64,
+    /// Their bytes when they left the chain.
+    pub delivered_to_chain_end_bytes: u64,
+    /// Dropped by a `filter` or an `attribute_filter`.
+    pub filtered: u64,
+    /// Dropped by a `sample`.
+    pub sampled: u64,
+    /// Dropped as duplicates; always 0 in this version.
+    pub deduplicated: u64,
+    /// Dropped by a rate limit; always 0 in this version.
+    pub throttled: u64,
+    /// Dropped by a rule in another way, or because a rule failed on them.
+    pub rule_dropped: u64,
+    /// Arrived when there was no memory to take them (UDP only; TCP and HTTP senders wait).
+    pub shed: u64,
+    /// The ways in.
+    pub ingest: IngestsStats,
+    /// The rules of the live revision, in order.
+    pub rules: Vec<RuleStats>,
+    /// The outputs of the live revision.
+    pub outputs: Vec<OutputStats>,
+}
+
+/// Figures of each way in.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct IngestsStats {
+    /// Lines over TCP.
+    pub tcp: IngestStats,
+    /// Datagrams.
+    pub udp: IngestStats,
+    /// `POST /ingest`.
+    pub http: IngestStats,
+}
+
+/// Figures of one way in.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct IngestStats {
+    /// Events that arrived.
+    pub received: u64,
+    /// Their bytes, terminators included.
+    pub received_bytes: u64,
+    /// Of `received`: those that could not be taken in.
+    pub shed: u64,
+    /// Of `received`: those that were cut because they were too long.
+    pub truncated: u64,
+    /// Requests that were refused whole (their events are not in `received`).
+    pub refused_requests: u64,
+}
+
+/// What one rule did, in events, since it was first published.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RuleStats {
+    /// The rule's id.
+    pub id: String,
+    /// The rule's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Events that it looked at.
+    pub seen: u64,
+    /// Events that it dropped.
+    pub dropped: u64,
+    /// Events that it changed.
+    pub changed: u64,
+    /// Events that passed it by because the gate was overloaded.
+    pub bypassed: u64,
+    /// Events that it failed on and that went on, untouched or withheld (`on_error`).
+    pub failed: u64,
+    /// Events that it failed on and that were dropped (`on_error`).
+    pub failed_dropped: u64,
+}
+
+/// What one output did, in events, since it was made.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct OutputStats {
+    /// The output's id.
+    pub id: String,
+    /// The output's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Events that reached the end of the chain. Equals the sum of `sent`, `dead_lettered`,
+    /// `queued` and all of `discarded`.
+    pub offered: u64,
+    /// Events that the receiver took.
+    pub sent: u64,
+    /// Their bytes, terminators included.
+    pub sent_bytes: u64,
+    /// Events that were set aside; always 0 in this version.
+    pub dead_lettered: u64,
+    /// Events that the output gave up, by reason.
+    pub discarded: BTreeMap<String, u64>,
+    /// Events that wait, or are being sent.
+    pub queued: u64,
+}

@@ -1,0 +1,445 @@
+//! The settings of the process: what it listens on, where its store is, how much it may take.
+//!
+//! A flag wins over its environment variable, the environment over the file given by `--config`,
+//! the file over the default. Values are parsed here once; a [`Config`] cannot be wrong in itself.
+
+use std::{
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::{
+    config_store::StoreLocation,
+    ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
+    memory::{BlockSize, MIN_BUDGET_BYTES},
+};
+
+pub mod units;
+
+/// The log governance gate: takes logs over TCP, UDP and HTTP, runs them through rules that can be
+/// changed while it runs, and sends the rest on.
+///
+/// Try it: start `streamgate`, then `echo "hello" | nc localhost 8081`. Rules are added at
+/// http://localhost:8000/docs.
+#[derive(Debug, Parser)]
+#[command(name = "streamgate", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; `serve`, which runs the gate, if it is left out
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings, wherever they are given.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What the program can do.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Command {
+    /// Runs the gate until SIGTERM or SIGINT; a second signal ends it at once
+    Serve,
+}
+
+/// Every setting as it is written: in flags, in the environment, or in the file.
+#[derive(Debug, Default, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where to listen for lines over TCP; port 0 takes a free one, `off` does not listen
+    /// [default: 0.0.0.0:8081]
+    #[arg(long, global = true, env = "STREAMGATE_TCP", value_name = "HOST:PORT")]
+    pub tcp: Option<String>,
+    /// Where to listen for lines over UDP [default: 0.0.0.0:8082]
+    #[arg(long, global = true, env = "STREAMGATE_UDP", value_name = "HOST:PORT")]
+    pub udp: Option<String>,
+    /// Where to listen for `POST /ingest` [default: 0.0.0.0:8080]
+    #[arg(long, global = true, env = "STREAMGATE_HTTP", value_name = "HOST:PORT")]
+    pub http: Option<String>,
+    /// Where the control API listens [default: 127.0.0.1:8000]
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMGATE_CONTROL",
+        value_name = "HOST:PORT"
+    )]
+    pub control: Option<String>,
+    /// Where rules, outputs and revisions are kept: a directory, or `memory:`
+    /// [default: ./streamgate-data]
+    #[arg(long, global = true, env = "STREAMGATE_STORE", value_name = "DIR")]
+    pub store: Option<String>,
+    /// A manifest (JSON) to begin with if the store has none
+    #[arg(long, global = true, env = "STREAMGATE_MANIFEST", value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// A file (TOML) with these settings, named as the flags with `_` for `-`
+    #[arg(long, global = true, env = "STREAMGATE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// The memory that events may take, from the socket to the last output [default: 256MiB]
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMGATE_MEMORY_BUDGET",
+        value_name = "SIZE"
+    )]
+    pub memory_budget: Option<String>,
+    /// Threads that run the rules [default: half of the processors, at least 1]
+    #[arg(long, global = true, env = "STREAMGATE_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// The longest event; a longer one is cut and marked [default: 256KiB]
+    #[arg(long, global = true, env = "STREAMGATE_MAX_EVENT", value_name = "SIZE")]
+    pub max_event: Option<String>,
+    /// The longest datagram; of a longer one the rest is lost [default: 65535]
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMGATE_MAX_DATAGRAM",
+        value_name = "SIZE"
+    )]
+    pub max_datagram: Option<String>,
+    /// The longest body of a `POST /ingest`, after decompression [default: 16MiB]
+    #[arg(long, global = true, env = "STREAMGATE_MAX_BODY", value_name = "SIZE")]
+    pub max_body: Option<String>,
+    /// The most TCP connections at a time [default: 10000]
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMGATE_MAX_CONNECTIONS",
+        value_name = "N"
+    )]
+    pub max_connections: Option<usize>,
+    /// How long the end may take: what was accepted is sent within it [default: 10s]
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMGATE_GRACE_PERIOD",
+        value_name = "TIME"
+    )]
+    pub grace_period: Option<String>,
+    /// The name of this gate [default: its host name]
+    #[arg(long, global = true, env = "STREAMGATE_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+/// The settings of the process, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Lines over TCP.
+    pub tcp: Listen,
+    /// Lines over UDP.
+    pub udp: Listen,
+    /// `POST /ingest`.
+    pub http: Listen,
+    /// The control API.
+    pub control: Listen,
+    /// Where rules, outputs and revisions are kept.
+    pub store: StoreLocation,
+    /// A manifest to begin with if the store has none.
+    pub manifest: Option<PathBuf>,
+    /// The memory that events may take, in bytes.
+    pub memory_budget_bytes: usize,
+    /// Threads that run the rules.
+    pub workers: usize,
+    /// Bounds of what is taken in.
+    pub limits: Limits,
+    /// How long the end may take.
+    pub grace_period: Duration,
+    /// The name of this gate.
+    pub node: String,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+/// A setting that cannot be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file given by `--config` cannot be read.
+    #[error("cannot read the config file {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file given by `--config` is no TOML, or has a setting that there is not.
+    #[error("the config file {} is not valid: {message}", path.display())]
+    InvalidFile {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        message: String,
+    },
+    /// A value cannot be right.
+    #[error("`{setting}`: {message}")]
+    InvalidValue {
+        /// The setting's name in the file; the flag's has `-` for `_`.
+        setting: &'static str,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// The seed's variable for its Redis is set.
+    #[error(
+        "`REDIS_HOST` is set, and this version keeps its config in a directory only; \
+         unset it and use `--store DIR`"
+    )]
+    NoRedis,
+}
+
+/// The seed's variables, which work too: `TCP_PORT`, `UDP_PORT` and `REDIS_HOST`.
+#[derive(Debug, Default)]
+pub struct SeedEnvironment {
+    /// `TCP_PORT`
+    pub tcp_port: Option<String>,
+    /// `UDP_PORT`
+    pub udp_port: Option<String>,
+    /// `REDIS_HOST`
+    pub redis_host: Option<String>,
+}
+
+impl SeedEnvironment {
+    /// Reads the environment of the process.
+    pub fn read() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            tcp_port: variable("TCP_PORT"),
+            udp_port: variable("UDP_PORT"),
+            redis_host: variable("REDIS_HOST"),
+        }
+    }
+}
+
+impl Config {
+    /// Puts flags, environment, file and defaults together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first value that cannot be right.
+    pub fn load(given: Settings, seed: SeedEnvironment) -> Result<Self, ConfigError> {
+        let file = match &given.config {
+            None => Settings::default(),
+            Some(path) => read_file(path)?,
+        };
+        let port = |port: Option<String>| port.map(|port| format!("0.0.0.0:{port}"));
+        let given_store = given.store.or(match seed.redis_host {
+            Some(_) => return Err(ConfigError::NoRedis),
+            None => None,
+        });
+        let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
+        let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
+        let store = given_store.or(file.store);
+        let store = store.as_deref().unwrap_or("./streamgate-data");
+        let store = store
+            .parse()
+            .map_err(|error| invalid("store", format!("{error}")))?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+
+        let config = Self {
+            tcp: listen("tcp", tcp, "0.0.0.0:8081")?,
+            udp: listen("udp", udp, "0.0.0.0:8082")?,
+            http: listen("http", given.http.or(file.http), "0.0.0.0:8080")?,
+            control: listen("control", given.control.or(file.control), "127.0.0.1:8000")?,
+            store,
+            manifest: given.manifest.or(file.manifest),
+            memory_budget_bytes: size(
+                "memory_budget",
+                given.memory_budget.or(file.memory_budget),
+                256 << 20,
+                MIN_BUDGET_BYTES..=(1 << 40),
+            )?,
+            workers: within(
+                "workers",
+                given
+                    .workers
+                    .or(file.workers)
+                    .unwrap_or((processors / 2).max(1)),
+                1..=1024,
+            )?,
+            limits: Limits {
+                max_event_bytes: size(
+                    "max_event",
+                    given.max_event.or(file.max_event),
+                    256 << 10,
+                    MIN_EVENT_BYTES..=BlockSize::LARGEST.bytes() / 2,
+                )?,
+                max_datagram_bytes: size(
+                    "max_datagram",
+                    given.max_datagram.or(file.max_datagram),
+                    MAX_DATAGRAM_BYTES,
+                    1..=MAX_DATAGRAM_BYTES,
+                )?,
+                max_body_bytes: size(
+                    "max_body",
+                    given.max_body.or(file.max_body),
+                    16 << 20,
+                    1..=(1 << 30),
+                )?,
+                max_connections: within(
+                    "max_connections",
+                    given
+                        .max_connections
+                        .or(file.max_connections)
+                        .unwrap_or(10_000),
+                    1..=1_000_000,
+                )?,
+            },
+            grace_period: match given.grace_period.or(file.grace_period) {
+                None => Duration::from_secs(10),
+                Some(text) => units::duration(&text).map_err(|m| invalid("grace_period", m))?,
+            },
+            node: match given.node.or(file.node) {
+                Some(node) => node,
+                None => host_name(),
+            },
+        };
+        Ok(config)
+    }
+}
+
+fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error
+            .span()
+            .map(|span| text[..span.start].lines().count().max(1));
+        let place = line.map_or(String::new(), |line| format!("line {line}: "));
+        let message = format!("{place}{}", error.message());
+        ConfigError::InvalidFile {
+            path: path.to_owned(),
+            message,
+        }
+    })
+}
+
+fn invalid(setting: &'static str, message: String) -> ConfigError {
+    ConfigError::InvalidValue { setting, message }
+}
+
+fn listen(
+    setting: &'static str,
+    given: Option<String>,
+    default: &str,
+) -> Result<Listen, ConfigError> {
+    let text = given.as_deref().unwrap_or(default);
+    if text == "off" {
+        return Ok(Listen::Off);
+    }
+    let expected = "expected `HOST:PORT`, such as `0.0.0.0:8081`, or `off`";
+    let mut addresses = text.to_socket_addrs().map_err(|error| {
+        invalid(
+            setting,
+            format!("`{text}` is no address: {error}; {expected}"),
+        )
+    })?;
+    let address = addresses.next();
+    address
+        .map(Listen::At)
+        .ok_or_else(|| invalid(setting, format!("`{text}` names no address")))
+}
+
+fn size(
+    setting: &'static str,
+    given: Option<String>,
+    default: usize,
+    allowed: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ConfigError> {
+    let bytes = match given {
+        None => default,
+        Some(text) => units::bytes(&text).map_err(|message| invalid(setting, message))?,
+    };
+    within(setting, bytes, allowed)
+}
+
+fn within<T: PartialOrd + fmt::Display>(
+    setting: &'static str,
+    value: T,
+    allowed: std::ops::RangeInclusive<T>,
+) -> Result<T, ConfigError> {
+    if allowed.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = (allowed.start(), allowed.end());
+    Err(invalid(
+        setting,
+        format!("{value} is out of range; expected {least} to {most}"),
+    ))
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy().into_owned();
+    if name.is_empty() {
+        "gate".to_owned()
+    } else {
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[&str]) -> Result<Config, ConfigError> {
+        let cli = Cli::try_parse_from([&["streamgate"], flags].concat()).expect("flags are known");
+        Config::load(cli.settings, SeedEnvironment::default())
+    }
+
+    #[test]
+    fn flags_win_over_the_seeds_environment_and_that_over_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(
+            file.path(),
+            "tcp = '127.0.0.1:1'\nudp = '127.0.0.1:2'\nhttp = 'off'\n",
+        )
+        .expect("written");
+        let path = file.path().to_str().expect("UTF-8");
+        let cli = Cli::try_parse_from(["streamgate", "--tcp", "127.0.0.1:3", "--config", path]);
+        let seed = SeedEnvironment {
+            udp_port: Some("4".to_owned()),
+            ..SeedEnvironment::default()
+        };
+        let config = Config::load(cli.expect("flags are known").settings, seed).expect("valid");
+        let at = |address: &str| Listen::At(address.parse().expect("an address"));
+        assert_eq!(config.tcp, at("127.0.0.1:3"));
+        assert_eq!(config.udp, at("0.0.0.0:4"));
+        assert_eq!(config.http, Listen::Off);
+        assert_eq!(config.control, at("127.0.0.1:8000"));
+    }
+
+    #[test]
+    fn wrong_values_name_the_setting() {
+        for (flags, setting) in [
+            (["--memory-budget", "1MiB"], "memory_budget"),
+            (["--memory-budget", "much"], "memory_budget"),
+            (["--max-event", "1"], "max_event"),
+            (["--workers", "0"], "workers"),
+            (["--tcp", "8081"], "tcp"),
+            (["--grace-period", "10"], "grace_period"),
+            (["--store", "redis://localhost"], "store"),
+        ] {
+            let error = load(&flags).expect_err("out of range").to_string();
+            assert!(error.starts_with(&format!("`{setting}`: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_settings_in_the_file_are_refused() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), "tcp = 'off'\ntpc = 'off'\n").expect("written");
+        let error = load(&["--config", file.path().to_str().expect("UTF-8")]).expect_err("unknown");
+        assert!(
+            error.to_string().contains("line 2: unknown field `tpc`"),
+            "{error}"
+        );
+    }
+}

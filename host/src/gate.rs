@@ -1,0 +1,328 @@
+//! The running gate, as the control plane sees it: prepare a revision, make it live, ask how it is.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tracing::info;
+use utoipa::ToSchema;
+
+use crate::{
+    books::Stats,
+    buffer::WorkQueue,
+    manifest::{Invalid, Manifest, Output, Pipeline, Rule, check_pipeline},
+    memory::Memory,
+    outputs::{Launcher, OutputHandle, OutputSettings, OutputStatus},
+    pipeline::{CompiledChain, Revision, RuleStatus, Shared, build_rule},
+};
+
+pub use crate::outputs::check_output;
+
+/// The id of the console output that stands in when none is configured.
+const CONSOLE_ID: &str = "console";
+
+/// A handle to the running gate. Cheap to copy.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: String,
+    started: Instant,
+    shared: Arc<Shared>,
+    queues: Vec<Arc<WorkQueue>>,
+    memory: Arc<Memory>,
+    launcher: Launcher,
+    /// Held while a revision is made live, so that two of them cannot mix their outputs.
+    applying: Mutex<()>,
+}
+
+/// A compiled revision that is not live yet.
+#[derive(Debug)]
+pub struct Prepared {
+    number: u64,
+    chain: CompiledChain,
+    outputs: Vec<(String, OutputSettings)>,
+    batch_size: u32,
+}
+
+/// The gate's state, as `GET /status` answers it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Status {
+    /// Name of this gate.
+    pub gate: String,
+    /// Version of the program.
+    pub version: String,
+    /// Time since it was started, in seconds.
+    pub uptime_seconds: u64,
+    /// The revision that is live.
+    pub revision: u64,
+    /// Threads that run the chain.
+    pub workers: usize,
+    /// Whether rules that may be bypassed under overload are being bypassed now.
+    pub overloaded: bool,
+    /// How often that began.
+    pub overloads: u64,
+    /// The memory that events may take and take, in bytes.
+    pub memory: MemoryStatus,
+    /// The rules that run, in order.
+    pub rules: Vec<RuleStatus>,
+    /// The outputs.
+    pub outputs: Vec<OutputStatus>,
+}
+
+/// The memory budget.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct MemoryStatus {
+    /// The most that events may take, in bytes.
+    pub budget_bytes: usize,
+    /// What they take now, in bytes.
+    pub used_bytes: usize,
+    /// Of it, what waits for a worker, in bytes.
+    pub waiting_bytes: usize,
+}
+
+impl Gate {
+    /// Wraps what was started. The live revision must be one that [`first_revision`] made.
+    pub fn new(
+        id: String,
+        shared: Arc<Shared>,
+        queues: Vec<Arc<WorkQueue>>,
+        memory: Arc<Memory>,
+        launcher: Launcher,
+    ) -> Self {
+        let started = Instant::now();
+        let applying = Mutex::new(());
+        Self {
+            inner: Arc::new(Inner {
+                id,
+                started,
+                shared,
+                queues,
+                memory,
+                launcher,
+                applying,
+            }),
+        }
+    }
+
+    /// Returns the name of this gate.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// Returns whether events are taken: always, once there is a gate.
+    pub fn is_ready(&self) -> bool {
+        !*self.inner.launcher.abort.borrow()
+    }
+
+    /// Checks a manifest and compiles it; nothing changes. Takes processor time.
+    ///
+    /// # Errors
+    /// [`Invalid`] for what cannot be right; its pointer starts at the pipeline.
+    pub fn prepare(&self, manifest: &Manifest) -> Result<Prepared, Invalid> {
+        let live = self.inner.shared.revision.load();
+        prepare(manifest, &self.inner.launcher, Some(&live.chain))
+    }
+
+    /// Makes a prepared revision live: every batch that a worker takes from now on is processed by
+    /// it. Outputs that did not change go on as they are. Returns how long it took.
+    pub fn apply(&self, prepared: Prepared) -> Duration {
+        let Inner {
+            shared,
+            queues,
+            memory,
+            launcher,
+            applying,
+            ..
+        } = &*self.inner;
+        let begun = Instant::now();
+        let _applying = applying.lock();
+        let live = shared.revision.load_full();
+        let revision = launch(prepared, launcher, memory, &live.outputs);
+        let (number, rules) = (revision.number, revision.chain.rules().len());
+        let outputs = revision.outputs.len();
+        shared.revision.store(Arc::new(revision));
+        drop(live);
+        for queue in queues {
+            queue.nudge();
+        }
+        let took = begun.elapsed();
+        info!(
+            revision = number,
+            rules,
+            outputs,
+            micros = took.as_micros(),
+            "revision is live"
+        );
+        took
+    }
+
+    /// Returns the books.
+    pub fn stats(&self) -> Stats {
+        let Inner { shared, .. } = &*self.inner;
+        let revision = shared.revision.load();
+        let outputs: Vec<_> = revision
+            .outputs
+            .iter()
+            .map(|output| output.name().clone())
+            .collect();
+        shared
+            .books
+            .stats(revision.number, &revision.chain.rules(), &outputs)
+    }
+
+    /// Says how the gate is.
+    pub fn status(&self) -> Status {
+        let Inner {
+            id,
+            started,
+            shared,
+            queues,
+            memory,
+            ..
+        } = &*self.inner;
+        let revision = shared.revision.load();
+        let overloaded = shared.overload.is_active();
+        let rules = revision.chain.statuses(overloaded);
+        Status {
+            gate: id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: started.elapsed().as_secs(),
+            revision: revision.number,
+            workers: queues.len(),
+            overloaded,
+            overloads: shared.overload.entered(),
+            memory: MemoryStatus {
+                budget_bytes: memory.budget_bytes(),
+                used_bytes: memory.used_bytes(),
+                waiting_bytes: shared.backlog.bytes(),
+            },
+            rules,
+            outputs: revision
+                .outputs
+                .iter()
+                .map(|output| output.status())
+                .collect(),
+        }
+    }
+
+    /// Lets go of all outputs, so that they send what they have and end.
+    pub fn retire(&self) {
+        let Inner {
+            shared,
+            queues,
+            applying,
+            ..
+        } = &*self.inner;
+        let _applying = applying.lock();
+        let live = shared.revision.load_full();
+        let empty = CompiledChain::build(&[], &shared.books, None).expect("no rule can be wrong");
+        shared.revision.store(Arc::new(Revision {
+            number: live.number,
+            chain: empty,
+            outputs: Vec::new(),
+        }));
+        for queue in queues {
+            queue.nudge();
+        }
+    }
+}
+
+/// Builds and starts the revision that a gate begins with.
+///
+/// # Errors
+/// [`Invalid`] for what cannot be right; its pointer starts at the pipeline.
+pub fn first_revision(
+    manifest: &Manifest,
+    launcher: &Launcher,
+    memory: &Memory,
+) -> Result<Revision, Invalid> {
+    Ok(launch(
+        prepare(manifest, launcher, None)?,
+        launcher,
+        memory,
+        &[],
+    ))
+}
+
+/// Builds one rule and throws it away.
+///
+/// # Errors
+/// [`Invalid`] names the field; its pointer starts at the rule.
+pub fn check_rule(rule: &Rule) -> Result<(), Invalid> {
+    build_rule(rule).map(drop)
+}
+
+fn prepare(
+    manifest: &Manifest,
+    launcher: &Launcher,
+    previous: Option<&CompiledChain>,
+) -> Result<Prepared, Invalid> {
+    let pipeline: &Pipeline = manifest.pipeline();
+    check_pipeline(pipeline)?;
+    let chain = CompiledChain::build(&pipeline.processors, &launcher.books, previous)?;
+    let outputs = pipeline
+        .outputs
+        .iter()
+        .enumerate()
+        .map(|(at, output)| settings(at, output));
+    let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    if outputs.is_empty() {
+        outputs.push((CONSOLE_ID.to_owned(), OutputSettings::Console));
+    }
+    Ok(Prepared {
+        number: manifest.revision,
+        chain,
+        outputs,
+        batch_size: pipeline.batch_size,
+    })
+}
+
+fn settings(at: usize, output: &Output) -> Result<(String, OutputSettings), Invalid> {
+    let settings =
+        OutputSettings::parse(output).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+    Ok((output.id.clone(), settings))
+}
+
+fn launch(
+    prepared: Prepared,
+    launcher: &Launcher,
+    memory: &Memory,
+    running: &[Arc<OutputHandle>],
+) -> Revision {
+    let Prepared {
+        number,
+        chain,
+        outputs,
+        batch_size,
+    } = prepared;
+    // Half of the memory is for outputs, in equal parts; the other half is always there for what
+    // comes in, whatever the outputs do.
+    let limit_bytes = memory.budget_bytes() / 2 / outputs.len().max(1);
+    let outputs = outputs
+        .into_iter()
+        .map(|(id, settings)| {
+            let kept = running
+                .iter()
+                .find(|output| output.name().id == id && *output.settings() == settings);
+            match kept {
+                Some(output) => {
+                    output.set_limits(batch_size, limit_bytes);
+                    Arc::clone(output)
+                }
+                None => launcher.launch(&id, settings, batch_size, limit_bytes),
+            }
+        })
+        .collect();
+    Revision {
+        number,
+        chain,
+        outputs,
+    }
+}

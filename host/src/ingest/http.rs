@@ -1,0 +1,471 @@
+//! `POST /ingest`: lines, NDJSON or JSON, plain or compressed.
+//!
+//! A request is taken whole or not at all: its events go to the workers when all of the body has
+//! come, lies within the memory budget and makes sense; then it is answered with 202 and
+//! `{"accepted": n}`. If the budget has no room the answer is 429 with `Retry-After`, at once.
+//!
+//! | `Content-Type` | events |
+//! | --- | --- |
+//! | `application/json` (or `+json`) | each element of an array; otherwise each of the JSON values that follow one another |
+//! | anything else, or none | each line; so NDJSON too |
+//!
+//! A JSON element that is a string is the event's text, unless it holds a line end; any other
+//! element is its JSON text, on one line. `Content-Encoding` may be `gzip`, `deflate` or `zstd`;
+//! limits apply to what comes out of it, while it comes out.
+
+use std::{fmt, io, pin::Pin, sync::Arc, time::Duration};
+
+use async_compression::{
+    tokio::bufread::{GzipDecoder, ZlibDecoder, ZstdDecoder},
+    zstd::DParameter,
+};
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures_util::TryStreamExt;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::{json, value::RawValue};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    task::spawn_blocking,
+    time::timeout,
+};
+use tokio_util::io::StreamReader;
+
+use super::{
+    Intake,
+    framing::{Framer, cut_long_lines},
+};
+use crate::{
+    books::Ingest,
+    http_server::ConnectionId,
+    memory::{Block, BlockSize, Charge},
+};
+
+/// A body that has not come within this time is refused.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a sender is asked to wait when the budget is spent.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// A zstd frame may ask for this much memory, as a power of two: 8 MiB, the least that every
+/// decoder has to support (RFC 8878, section 3.1.1.1.2).
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// JSON bodies above this are taken apart away from the threads that serve sockets, in bytes.
+const INLINE_JSON_BYTES: usize = 64 * 1024;
+
+/// Returns the routes of the HTTP ingest.
+pub fn router(intake: Arc<Intake>) -> Router {
+    Router::new()
+        .route("/ingest", post(ingest))
+        .fallback(|| async { Refusal::NotFound.into_response() })
+        .method_not_allowed_fallback(|| async { Refusal::NotAllowed.into_response() })
+        .with_state(intake)
+}
+
+async fn ingest(
+    State(intake): State<Arc<Intake>>,
+    Extension(ConnectionId(connection)): Extension<ConnectionId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let taken = timeout(BODY_TIMEOUT, read_events(&intake, &headers, body));
+    match taken.await.unwrap_or(Err(Refusal::TooSlow)) {
+        Ok(Events { blocks, truncated }) => {
+            let number = usize::try_from(connection).unwrap_or_default();
+            let lane = intake.lane_of(Ingest::Http, number);
+            let accepted: usize = blocks.iter().map(|block| block.events()).sum();
+            lane.note_truncated(truncated);
+            for block in blocks {
+                lane.send(block, None);
+            }
+            let answer = json!({ "accepted": accepted, "truncated": truncated });
+            (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
+        }
+        Err(refusal) => {
+            intake.books.refused(Ingest::Http);
+            refusal.into_response()
+        }
+    }
+}
+
+/// The events of one request, not yet on their way.
+#[derive(Debug, Default)]
+struct Events {
+    blocks: Vec<Block>,
+    truncated: u64,
+}
+
+/// Why a request is not taken.
+#[derive(Debug)]
+enum Refusal {
+    NoMemory,
+    TooLarge(usize),
+    TooSlow,
+    UnknownEncoding(String),
+    Undecodable(String),
+    InvalidJson(String),
+    NotFound,
+    NotAllowed,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code, detail) = match self {
+            Self::NoMemory => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "no_memory",
+                "the memory budget is spent; nothing of this request was taken, send it again \
+                 after `Retry-After`"
+                    .to_owned(),
+            ),
+            Self::TooLarge(limit) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                format!(
+                    "the body, decompressed, is larger than {limit} bytes; nothing of it was \
+                     taken, send it in parts"
+                ),
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "body_too_slow",
+                format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+            ),
+            Self::UnknownEncoding(found) => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unknown_encoding",
+                format!("`Content-Encoding` is `{found}`; expected gzip, deflate, zstd or none"),
+            ),
+            Self::Undecodable(error) => (
+                StatusCode::BAD_REQUEST,
+                "undecodable_body",
+                format!("the body cannot be read: {error}; nothing of it was taken"),
+            ),
+            Self::InvalidJson(error) => (
+                StatusCode::BAD_REQUEST,
+                "invalid_json",
+                format!(
+                    "the body is not JSON: {error}; nothing of it was taken. Send lines with \
+                     another `Content-Type`, such as application/x-ndjson"
+                ),
+            ),
+            Self::NotFound => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there is only `POST /ingest` here".to_owned(),
+            ),
+            Self::NotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "events are sent with `POST`".to_owned(),
+            ),
+        };
+        let problem = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "code": code,
+            "detail": detail,
+        });
+        let mut response = (status, axum::Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+async fn read_events(
+    intake: &Arc<Intake>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Events, Refusal> {
+    let limit = intake.limits.max_body_bytes;
+    let announced = text_of(headers, header::CONTENT_LENGTH)
+        .parse::<usize>()
+        .ok();
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Refusal::TooLarge(limit));
+    }
+    let body = decoded(headers, body)?;
+    let content_type = text_of(headers, header::CONTENT_TYPE).to_ascii_lowercase();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if essence == "application/json" || essence.ends_with("+json") {
+        let (text, charge) = read_whole(intake, body).await?;
+        let intake = Arc::clone(intake);
+        let take_apart = move || {
+            let events = json_events(&intake, &text);
+            drop(charge);
+            events
+        };
+        if announced.is_some_and(|length| length <= INLINE_JSON_BYTES) {
+            return take_apart();
+        }
+        spawn_blocking(take_apart)
+            .await
+            .unwrap_or_else(|error| Err(Refusal::Undecodable(error.to_string())))
+    } else {
+        read_lines(intake, body, announced).await
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+type Reader = Pin<Box<dyn AsyncRead + Send>>;
+
+fn decoded(headers: &HeaderMap, body: Body) -> Result<Reader, Refusal> {
+    let body = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let encoding = text_of(headers, header::CONTENT_ENCODING)
+        .trim()
+        .to_ascii_lowercase();
+    Ok(match encoding.as_str() {
+        "" | "identity" => Box::pin(body),
+        "gzip" | "x-gzip" => {
+            let mut decoder = GzipDecoder::new(body);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+        // "deflate" is the zlib format (RFC 9110, section 8.4.1.2).
+        "deflate" => Box::pin(ZlibDecoder::new(body)),
+        "zstd" => {
+            let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
+            let mut decoder = ZstdDecoder::with_params(body, &[window]);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+        unknown => {
+            return Err(Refusal::UnknownEncoding(unknown.chars().take(60).collect()));
+        }
+    })
+}
+
+/// Reads a body of lines straight into blocks.
+async fn read_lines(
+    intake: &Arc<Intake>,
+    mut body: Reader,
+    announced: Option<usize>,
+) -> Result<Events, Refusal> {
+    let limit = intake.limits.max_body_bytes;
+    let mut framer = Framer::new(intake.limits.max_event_bytes);
+    let mut events = Events::default();
+    let mut total = 0;
+    let size = announced
+        .and_then(BlockSize::fitting)
+        .unwrap_or(BlockSize::LARGE);
+    let mut size = size.min(BlockSize::LARGE);
+    let mut block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
+    let (mut carried, mut filled) = (0, 0);
+    loop {
+        let capacity = block.capacity();
+        let read = body.read(&mut block.buffer_mut()[filled..capacity]).await;
+        let read = read.map_err(|error| Refusal::Undecodable(describe(&error)))?;
+        total += read;
+        if total > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        filled += read;
+        // A block goes on when it is full; a body comes in many small reads.
+        if read > 0 && filled < capacity {
+            continue;
+        }
+        let framed = framer.frame(block.buffer_mut(), carried, filled);
+        events.truncated += framed.truncated;
+        let rest = block.buffer_mut()[framed.rest.clone()].to_vec();
+        if framed.end > 0 {
+            block.set_filled(framed.end);
+            events.blocks.push(block);
+        } else {
+            drop(block);
+        }
+        if read == 0 {
+            if !rest.is_empty() {
+                events.blocks.push(block_of(intake, &rest)?);
+            }
+            return Ok(events);
+        }
+        size = size.max(BlockSize::fitting(rest.len() + 1).unwrap_or(BlockSize::LARGEST));
+        block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
+        block.buffer_mut()[..rest.len()].copy_from_slice(&rest);
+        (carried, filled) = (rest.len(), rest.len());
+    }
+}
+
+/// Makes a block of one line without its line feed.
+fn block_of(intake: &Arc<Intake>, line: &[u8]) -> Result<Block, Refusal> {
+    let size = BlockSize::fitting(line.len() + 1).unwrap_or(BlockSize::LARGEST);
+    let mut block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
+    let buffer = block.buffer_mut();
+    buffer[..line.len()].copy_from_slice(line);
+    buffer[line.len()] = b'\n';
+    block.set_filled(line.len() + 1);
+    Ok(block)
+}
+
+/// Reads a body that has to be in one piece, charging it to the budget as it comes.
+async fn read_whole(
+    intake: &Arc<Intake>,
+    mut body: Reader,
+) -> Result<(Vec<u8>, Vec<Charge>), Refusal> {
+    const STEP: usize = 256 * 1024;
+    let limit = intake.limits.max_body_bytes;
+    let mut text = Vec::new();
+    let mut charges = Vec::new();
+    loop {
+        let filled = text.len();
+        if filled > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        charges.push(intake.memory.try_charge(STEP).ok_or(Refusal::NoMemory)?);
+        let mut step = (&mut body).take(STEP as u64);
+        let read = step.read_to_end(&mut text).await;
+        if read.map_err(|error| Refusal::Undecodable(describe(&error)))? < STEP {
+            return match text.len() > limit {
+                true => Err(Refusal::TooLarge(limit)),
+                false => Ok((text, charges)),
+            };
+        }
+    }
+}
+
+/// Makes events of a JSON document, or of several in a row.
+fn json_events(intake: &Arc<Intake>, text: &[u8]) -> Result<Events, Refusal> {
+    let mut writer = EventWriter {
+        intake,
+        events: Events::default(),
+        block: None,
+        refusal: None,
+    };
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let parsed = if first == Some(&b'[') {
+        deserializer
+            .deserialize_seq(&mut writer)
+            .and_then(|()| deserializer.end())
+    } else {
+        deserializer.into_iter::<&RawValue>().try_for_each(|value| {
+            writer.write(value?);
+            Ok(())
+        })
+    };
+    if let Some(refusal) = writer.refusal.take() {
+        return Err(refusal);
+    }
+    parsed.map_err(|error| Refusal::InvalidJson(error.to_string()))?;
+    writer.flush();
+    Ok(writer.events)
+}
+
+/// Writes JSON values as events into blocks.
+struct EventWriter<'a> {
+    intake: &'a Arc<Intake>,
+    events: Events,
+    block: Option<(Block, usize)>,
+    /// Set when nothing more can be written; serde has no way to carry it.
+    refusal: Option<Refusal>,
+}
+
+impl EventWriter<'_> {
+    fn write(&mut self, value: &RawValue) {
+        if self.refusal.is_some() {
+            return;
+        }
+        let raw = value.get();
+        let decoded = match raw.starts_with('"') {
+            true => serde_json::from_str::<String>(raw).ok(),
+            false => None,
+        };
+        let text = match &decoded {
+            Some(text) if !text.contains(['\n', '\r']) => text.as_str(),
+            _ => raw,
+        };
+        if let Err(refusal) = self.append(text.as_bytes()) {
+            self.refusal = Some(refusal);
+        }
+    }
+
+    fn append(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        let needed = text.len() + 1;
+        if self
+            .block
+            .as_ref()
+            .is_some_and(|(block, filled)| block.capacity() - filled < needed)
+        {
+            self.flush();
+        }
+        if self.block.is_none() {
+            let size = BlockSize::fitting(needed).ok_or(Refusal::TooLarge(needed))?;
+            let size = size.max(BlockSize::MEDIUM);
+            let block = self
+                .intake
+                .memory
+                .try_acquire(size)
+                .ok_or(Refusal::NoMemory)?;
+            self.block = Some((block, 0));
+        }
+        let (block, filled) = self.block.as_mut().expect("was just set");
+        let free = &mut block.buffer_mut()[*filled..*filled + needed];
+        free[..text.len()].copy_from_slice(text);
+        // Line ends are white space in JSON text, and nothing else: inside strings they are escaped.
+        for byte in &mut free[..text.len()] {
+            if matches!(*byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        free[text.len()] = b'\n';
+        let (end, cut) = cut_long_lines(free, needed, self.intake.limits.max_event_bytes);
+        *filled += end;
+        self.events.truncated += cut;
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if let Some((mut block, filled)) = self.block.take() {
+            block.set_filled(filled);
+            self.events.blocks.push(block);
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for &mut EventWriter<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            self.write(element);
+        }
+        Ok(())
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect()
+}

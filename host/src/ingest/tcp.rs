@@ -1,0 +1,299 @@
+//! Lines over TCP.
+//!
+//! A connection costs no buffer while nothing comes: a block is taken when there is something to
+//! read. If the memory budget is spent, or [`WINDOW_BLOCKS`] of the connection's batches wait for a
+//! worker, the socket is not read, and TCP slows the sender down.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{Intake, Lane, framing::Framer};
+use crate::{
+    books::Ingest,
+    memory::{Block, BlockSize, Charge},
+    shutdown::Shutdown,
+};
+
+/// Batches of one connection that may wait for a worker. It keeps what is in flight small enough
+/// for the processor's cache, and one connection from filling the room of all.
+const WINDOW_BLOCKS: usize = 4;
+
+/// The rest of a line is copied out of its block, so that a connection that pauses inside a line
+/// holds no block, unless it is longer than this.
+const COPIED_REST_BYTES: usize = 2048;
+
+/// Reads that leave most of a block empty before a smaller one is taken.
+const READS_BEFORE_SHRINKING: u32 = 8;
+
+/// If the budget is spent for so long, a line that is only half there is given up: the halves of
+/// many lines must not fill the budget that their other halves wait for.
+const PARTIAL_LINE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a connection that keeps sending is still read after shutdown has begun.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Pause after a failed `accept`, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A peer that is gone without a word is noticed after 60 s + 3 * 10 s.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
+
+/// Serves connections until shutdown; then reads what has already arrived on each, and ends.
+pub async fn serve(listener: TcpListener, intake: Arc<Intake>, shutdown: Shutdown) {
+    let slots = Arc::new(Semaphore::new(intake.limits.max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            () = shutdown.begun() => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let connection = Connection::new(stream, &intake, shutdown.clone());
+                connections.spawn(async move {
+                    connection.run().await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection, will try again");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.join_all().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .expect("never closed");
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+/// What was read of a line whose end has not come.
+#[derive(Debug)]
+enum Partial {
+    Nothing,
+    /// A short beginning, on its own.
+    Copied(Vec<u8>, Charge),
+    /// A long one, in the block it was read into.
+    InBlock(Block, usize),
+}
+
+struct Connection {
+    stream: TcpStream,
+    intake: Arc<Intake>,
+    lane: Lane,
+    window: Arc<Semaphore>,
+    framer: Framer,
+    partial: Partial,
+    size: BlockSize,
+    small_reads: u32,
+    shutdown: Shutdown,
+    drain_until: Option<Instant>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, intake: &Arc<Intake>, shutdown: Shutdown) -> Self {
+        Self {
+            stream,
+            intake: Arc::clone(intake),
+            lane: intake.lane(Ingest::Tcp),
+            window: Arc::new(Semaphore::new(WINDOW_BLOCKS)),
+            framer: Framer::new(intake.limits.max_event_bytes),
+            partial: Partial::Nothing,
+            size: BlockSize::SMALL,
+            small_reads: 0,
+            shutdown,
+            drain_until: None,
+        }
+    }
+
+    async fn run(mut self) {
+        if let Err(error) = SockRef::from(&self.stream).set_tcp_keepalive(&KEEPALIVE) {
+            debug!(%error, "cannot set keepalive");
+        }
+        if let Err(error) = self.read_to_end().await {
+            debug!(%error, "connection lost");
+        }
+        self.send_last_line();
+    }
+
+    async fn read_to_end(&mut self) -> io::Result<()> {
+        while self.readable().await? {
+            let window = Arc::clone(&self.window)
+                .acquire_owned()
+                .await
+                .expect("never closed");
+            let Some((mut block, carried)) = self.block().await else {
+                continue;
+            };
+            let limit = block.capacity();
+            let read = read_now(&mut self.stream, &mut block.buffer_mut()[carried..limit]).await?;
+            let Some(read) = read else {
+                // Readiness was a false alarm.
+                self.keep(block, 0..carried);
+                continue;
+            };
+            if read == 0 {
+                self.keep(block, 0..carried);
+                return Ok(());
+            }
+            let filled = carried + read;
+            let framed = self.framer.frame(block.buffer_mut(), carried, filled);
+            self.adapt(filled, limit);
+            self.lane.note_truncated(framed.truncated);
+            if framed.end == 0 {
+                self.keep(block, framed.rest);
+                continue;
+            }
+            if !framed.rest.is_empty() {
+                let (rest, charge) = block.split_off(framed.rest);
+                self.partial = Partial::Copied(rest, charge);
+            }
+            block.set_filled(framed.end);
+            self.lane.send(block, Some(window));
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to read; false if there will not be.
+    async fn readable(&mut self) -> io::Result<bool> {
+        if self.shutdown.has_begun() {
+            // What has arrived is accepted; what comes later is not.
+            let until = *self
+                .drain_until
+                .get_or_insert_with(|| Instant::now() + DRAIN_TIME);
+            if Instant::now() > until {
+                return Ok(false);
+            }
+            let ready = poll_fn(|cx| Poll::Ready(self.stream.poll_read_ready(cx))).await;
+            return match ready {
+                Poll::Ready(result) => result.map(|()| true),
+                Poll::Pending => Ok(false),
+            };
+        }
+        tokio::select! {
+            ready = poll_fn(|cx| self.stream.poll_read_ready(cx)) => ready?,
+            () = self.shutdown.begun() => {}
+        }
+        Ok(true)
+    }
+
+    /// Takes a block with what is there of the current line at its start. `None` if that line had
+    /// to be given up for want of memory.
+    async fn block(&mut self) -> Option<(Block, usize)> {
+        match std::mem::replace(&mut self.partial, Partial::Nothing) {
+            Partial::Nothing => Some((self.intake.memory.acquire(self.size).await, 0)),
+            Partial::InBlock(block, filled) if filled < block.capacity() => Some((block, filled)),
+            Partial::InBlock(mut block, filled) => {
+                let (line, charge) = block.split_off(0..filled);
+                drop(block);
+                self.extend(line, charge).await
+            }
+            Partial::Copied(line, charge) => self.extend(line, charge).await,
+        }
+    }
+
+    async fn extend(&mut self, line: Vec<u8>, charge: Charge) -> Option<(Block, usize)> {
+        let size = BlockSize::fitting(line.len() + 1).expect("events are bounded below 16 MiB");
+        let acquiring = self.intake.memory.acquire(size.max(self.size));
+        if let Ok(mut block) = timeout(PARTIAL_LINE_PATIENCE, acquiring).await {
+            block.buffer_mut()[..line.len()].copy_from_slice(&line);
+            return Some((block, line.len()));
+        }
+        let event = self.framer.give_up(line);
+        self.lane.note_truncated(1);
+        self.send_line(event, charge);
+        None
+    }
+
+    /// Keeps the beginning of a line for the next read.
+    fn keep(&mut self, mut block: Block, rest: std::ops::Range<usize>) {
+        self.partial = if rest.is_empty() {
+            Partial::Nothing
+        } else if rest.start == 0 && rest.len() > COPIED_REST_BYTES {
+            Partial::InBlock(block, rest.end)
+        } else {
+            let (line, charge) = block.split_off(rest);
+            Partial::Copied(line, charge)
+        };
+    }
+
+    /// Follows the connection's rate with the size of its blocks.
+    fn adapt(&mut self, filled: usize, limit: usize) {
+        if filled == limit && self.size < BlockSize::LARGE {
+            self.size = self.size.larger().expect("there are sizes above LARGE");
+            self.small_reads = 0;
+        } else if filled < limit / 8 {
+            self.small_reads += 1;
+            if self.small_reads >= READS_BEFORE_SHRINKING {
+                self.small_reads = 0;
+                self.size = self.size.smaller().unwrap_or(self.size);
+            }
+        } else {
+            self.small_reads = 0;
+        }
+    }
+
+    /// The last line counts without a line feed.
+    fn send_last_line(&mut self) {
+        let (mut line, charge) = match std::mem::replace(&mut self.partial, Partial::Nothing) {
+            Partial::Nothing => return,
+            Partial::Copied(line, charge) => (line, charge),
+            Partial::InBlock(mut block, filled) => block.split_off(0..filled),
+        };
+        line.push(b'\n');
+        self.send_line(line, charge);
+    }
+
+    fn send_line(&self, line: Vec<u8>, charge: Charge) {
+        let filled = line.len();
+        let mut block = Block::from_charged(line, charge, &self.intake.memory);
+        block.set_filled(filled);
+        self.lane.send(block, None);
+    }
+}
+
+/// Reads what there is; `None` if there is nothing after all.
+///
+/// `poll_read` and not `try_read`: when less comes than was asked for, tokio then knows that the
+/// socket is empty and spares the system call that would say so.
+async fn read_now(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    poll_fn(|cx| {
+        let mut buffer = ReadBuf::new(buffer);
+        Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => Ok(Some(buffer.filled().len())),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(None),
+        })
+    })
+    .await
+}

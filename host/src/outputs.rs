@@ -1,0 +1,297 @@
+//! Outputs: where survivors go, and the fan-out that hands batches to them.
+//!
+//! A batch is shared by all outputs, not copied. Each output has its own queue, bounded in bytes,
+//! and a task (a thread, for the console) that empties it: a slow or dead output never slows
+//! another. An output that is idle sends at once; batches gather only while one is in flight.
+//!
+//! The gate goes at the pace of its fastest output: a worker waits for room only when *no* output
+//! has any, and only while one of them is getting on; a batch that does not fit an output's queue
+//! when another took it is discarded there and counted. So neither a dead output nor all of them
+//! together ever block what is before them for longer than [`STALLED_AFTER`].
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    books::{Books, DiscardReason, NamedOutput, OutputAccount},
+    manifest::{Invalid, Output},
+    memory::Block,
+};
+
+pub use queue::Delivery;
+pub use settings::OutputSettings;
+
+mod console;
+mod http;
+mod queue;
+mod retry;
+mod runner;
+mod settings;
+mod tcp;
+
+use queue::OutputQueue;
+
+/// An output whose queue is full and that has sent nothing for so long is not waited for. It bounds
+/// how long a sender of TCP can be held up by outputs that hang.
+pub const STALLED_AFTER: Duration = Duration::from_secs(1);
+
+/// An output that runs. When the last holder is gone it sends what it has and ends.
+#[derive(Debug)]
+pub struct OutputHandle {
+    name: NamedOutput,
+    settings: OutputSettings,
+    queue: Arc<OutputQueue>,
+    state: Arc<OutputState>,
+}
+
+/// How an output is doing.
+#[derive(Debug)]
+pub struct OutputState {
+    started: Instant,
+    /// Milliseconds from `started` to the last time that bytes were taken off its hands.
+    progress_ms: AtomicUsize,
+    /// The last attempt failed, and another one is to come.
+    failing: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+/// What `GET /status` says of an output.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct OutputStatus {
+    /// The output's id.
+    pub id: String,
+    /// The output's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ok`, `failing` (the last attempt failed and is being repeated) or `stalled` (its queue is
+    /// full and nothing was sent for a second).
+    pub state: String,
+    /// Events that wait or are being sent.
+    pub queued_events: u64,
+    /// Bytes of memory that they hold.
+    pub queued_bytes: usize,
+    /// The most that they may hold; beyond it events are discarded and counted.
+    pub queue_limit_bytes: usize,
+    /// What went wrong last, if anything did since the last success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Starts outputs.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    /// Runs their tasks.
+    pub runtime: tokio::runtime::Handle,
+    /// The accounts.
+    pub books: Arc<Books>,
+    /// Where workers wait for room.
+    pub room: Arc<Room>,
+    /// Counts the outputs that still run, for the drain.
+    pub running: tokio::sync::watch::Sender<usize>,
+    /// Turns true when what is queued must be given up.
+    pub abort: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Hands batches to outputs.
+#[derive(Debug)]
+pub struct FanOut {
+    /// Where workers wait for room.
+    pub room: Arc<Room>,
+}
+
+/// Wakes workers that wait for an output to have room.
+#[derive(Debug, Default)]
+pub struct Room {
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
+    made: Condvar,
+}
+
+impl Room {
+    fn announce(&self) {
+        // Ordered after the queue's lock was released; a worker registers before it looks.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let _held = self.lock.lock();
+            self.made.notify_all();
+        }
+    }
+}
+
+impl Launcher {
+    /// Starts an output whose queue may hold `limit_bytes`.
+    pub fn launch(
+        &self,
+        id: &str,
+        settings: OutputSettings,
+        batch_size: u32,
+        limit_bytes: usize,
+    ) -> Arc<OutputHandle> {
+        let queue = Arc::new(OutputQueue::new(
+            batch_size,
+            limit_bytes,
+            Arc::clone(&self.room),
+        ));
+        let state = Arc::new(OutputState::new());
+        let account = self.books.open_output();
+        let name = NamedOutput {
+            id: id.to_owned(),
+            kind: settings.kind().to_owned(),
+            account,
+        };
+        runner::spawn(self, &settings, &name, &queue, &state);
+        Arc::new(OutputHandle {
+            name,
+            settings,
+            queue,
+            state,
+        })
+    }
+}
+
+impl OutputHandle {
+    /// Returns the output's names and account.
+    pub fn name(&self) -> &NamedOutput {
+        &self.name
+    }
+
+    /// Returns the output's account.
+    pub fn account(&self) -> &OutputAccount {
+        &self.name.account
+    }
+
+    /// Returns what it was made from.
+    pub fn settings(&self) -> &OutputSettings {
+        &self.settings
+    }
+
+    /// Changes its limits while it runs.
+    pub fn set_limits(&self, batch_size: u32, limit_bytes: usize) {
+        self.queue.set_limits(batch_size, limit_bytes);
+    }
+
+    /// Says how it is doing.
+    pub fn status(&self) -> OutputStatus {
+        let (queued_bytes, queue_limit_bytes) = self.queue.fill();
+        let state = match () {
+            () if self.state.failing.load(Ordering::Relaxed) => "failing",
+            () if queued_bytes >= queue_limit_bytes && self.state.is_stalled() => "stalled",
+            () => "ok",
+        };
+        OutputStatus {
+            id: self.name.id.clone(),
+            kind: self.name.kind.clone(),
+            state: state.to_owned(),
+            queued_events: self.name.account.queued(),
+            queued_bytes,
+            queue_limit_bytes,
+            last_error: self.state.last_error.lock().clone(),
+        }
+    }
+
+    /// Whether waiting for room in its queue can be worth it.
+    fn gets_on(&self) -> bool {
+        !self.state.failing.load(Ordering::Relaxed) && !self.state.is_stalled()
+    }
+}
+
+impl Drop for OutputHandle {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl OutputState {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            progress_ms: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+        }
+    }
+
+    fn now_ms(&self) -> usize {
+        usize::try_from(self.started.elapsed().as_millis()).unwrap_or(usize::MAX)
+    }
+
+    /// Notes that bytes were taken off the output's hands, or that it has none.
+    fn progressed(&self) {
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn succeeded(&self) {
+        self.progressed();
+        if self.failing.swap(false, Ordering::Relaxed) {
+            *self.last_error.lock() = None;
+        }
+    }
+
+    fn failed(&self, error: String) {
+        *self.last_error.lock() = Some(error);
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stalled(&self) -> bool {
+        let idle_ms = self
+            .now_ms()
+            .saturating_sub(self.progress_ms.load(Ordering::Relaxed));
+        idle_ms as u128 >= STALLED_AFTER.as_millis()
+    }
+}
+
+impl FanOut {
+    /// Hands a batch, already booked as offered, to every output. Returns whether it had to wait.
+    pub fn hand_over(&self, block: Block, outputs: &[Arc<OutputHandle>]) -> bool {
+        let delivery = Arc::new(Delivery::new(block));
+        let mut refused: Vec<&Arc<OutputHandle>> = Vec::new();
+        let offer =
+            |output: &Arc<OutputHandle>| output.queue.push(&delivery, || output.state.progressed());
+        for output in outputs {
+            if !offer(output) {
+                refused.push(output);
+            }
+        }
+        if refused.is_empty() {
+            return false;
+        }
+        let waits = refused.len() == outputs.len();
+        if waits {
+            self.room.waiting.fetch_add(1, Ordering::SeqCst);
+            let mut held = self.room.lock.lock();
+            loop {
+                refused.retain(|output| !offer(output));
+                let one_took_it = refused.len() < outputs.len();
+                if one_took_it || !refused.iter().any(|output| output.gets_on()) {
+                    break;
+                }
+                // The time limit only serves to look again whether anyone still gets on.
+                self.room.made.wait_for(&mut held, STALLED_AFTER / 10);
+            }
+            drop(held);
+            self.room.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        for output in refused {
+            output
+                .account()
+                .discarded(DiscardReason::QueueFull, delivery.events());
+        }
+        waits
+    }
+}
+
+/// Builds an output's settings and throws them away; the pointer of a fault starts at the output.
+///
+/// # Errors
+/// [`Invalid`] names the field and the remedy.
+pub fn check_output(output: &Output) -> Result<(), Invalid> {
+    OutputSettings::parse(output).map(drop)
+}

@@ -1,0 +1,70 @@
+//! Events to stdout, and nothing else ever goes there.
+//!
+//! Writing to a pipe that nobody reads blocks, so this output has a thread of its own.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, Write},
+    os::fd::AsFd,
+};
+
+use super::{OutputState, queue::Group, runner::Attempt};
+
+/// Slices in one write. The kernel takes 1,024 at most (`IOV_MAX` in limits.h).
+pub(super) const MAX_SLICES: usize = 1024;
+
+/// Writes to stdout, past the line buffer of the standard library.
+#[derive(Debug)]
+pub(super) struct Console {
+    stdout: File,
+}
+
+impl Console {
+    pub(super) fn open() -> io::Result<Self> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self {
+            stdout: stdout.into(),
+        })
+    }
+
+    pub(super) fn send(&mut self, group: &Group, done: usize, state: &OutputState) -> Attempt {
+        let mut written = 0;
+        loop {
+            let slices: Vec<IoSlice<'_>> = group
+                .slices(done + written)
+                .take(MAX_SLICES)
+                .map(IoSlice::new)
+                .collect();
+            if slices.is_empty() {
+                return Attempt::Sent { bytes: written };
+            }
+            match self.stdout.write_vectored(&slices) {
+                Ok(0) => return failed(group, done, written, "stdout takes no bytes".to_owned()),
+                Ok(bytes) => {
+                    written += bytes;
+                    state.progressed();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return failed(
+                        group,
+                        done,
+                        written,
+                        format!("cannot write to stdout: {error}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// An event of which only the beginning was written is written again from its start.
+pub(super) fn failed(group: &Group, done: usize, written: usize, error: String) -> Attempt {
+    let bytes = group.event_start(done + written) - done;
+    Attempt::Failed {
+        bytes,
+        error,
+        retry_after: None,
+        answered: false,
+    }
+}

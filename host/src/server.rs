@@ -1,0 +1,383 @@
+//! From a [`Config`] to a running gate and to its end: the map of the program.
+//!
+//! Everything is built before a door is opened, and nothing afterwards. The end goes the way that
+//! events go: the doors close, workers finish what was accepted, outputs send it; each step waits
+//! for the one before it, and all of them end within the grace period.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::{TcpListener, TcpSocket, UdpSocket},
+    runtime::Handle,
+    sync::watch,
+    task::JoinSet,
+    time::timeout_at,
+};
+use tracing::{info, warn};
+
+use crate::{
+    books::Books,
+    buffer::{Backlog, WorkQueue},
+    config::{Config, Listen},
+    config_store::{ConfigStore, StoreError},
+    control::{self, ControlState},
+    gate::{Gate, first_revision},
+    http_server,
+    ingest::{self, Intake},
+    manifest::{Invalid, Manifest, parse_manifest},
+    memory::Memory,
+    outputs::{FanOut, Launcher, Room},
+    pipeline::{Overload, Shared, spawn_worker},
+    shutdown::{self, Shutdown},
+};
+
+/// Connections that the kernel may keep until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// Largest manifest file, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why the gate cannot start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A listener's address is taken or not ours.
+    #[error("cannot listen on {address}: {source}; set `{setting}`")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The setting that says so.
+        setting: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The config store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manifest file cannot be read.
+    #[error("cannot read the manifest {}: {source}", path.display())]
+    UnreadableManifest {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The manifest file cannot be right.
+    #[error("the manifest {} is not valid: {fault}", path.display())]
+    InvalidManifest {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        fault: Invalid,
+    },
+    /// The live manifest in the store cannot be built by this program.
+    #[error("the live manifest in the store cannot be built: {0}; mend or remove the store")]
+    Unbuildable(Invalid),
+    /// The operating system refused something else.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The grace period was over before everything was sent.
+    #[error("{events} events could not be sent within the grace period of {} s", grace.as_secs())]
+    Undrained {
+        /// How many were given up, at least.
+        events: u64,
+        /// The grace period.
+        grace: Duration,
+    },
+}
+
+impl ServerError {
+    /// Whether it is bad usage or config: exit code 2.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::UnreadableManifest { .. } | Self::InvalidManifest { .. }
+        )
+    }
+}
+
+/// What is listened on.
+struct Doors {
+    tcp: Option<TcpListener>,
+    udp: Option<UdpSocket>,
+    http: Option<TcpListener>,
+    control: Option<TcpListener>,
+}
+
+/// Runs the gate until `end` has begun and everything is drained.
+///
+/// # Errors
+/// [`ServerError`] if it cannot start, or could not drain in time.
+pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
+    let store = open_store(&config)?;
+    let doors = Doors::bind(&config)?;
+
+    let memory = Memory::new(config.memory_budget_bytes);
+    let books = Arc::new(Books::default());
+    let backlog = Arc::new(Backlog::default());
+    let room = Arc::new(Room::default());
+    let (running, outputs_running) = watch::channel(0);
+    let (abort, aborted) = watch::channel(false);
+    let launcher = Launcher {
+        runtime: Handle::current(),
+        books: Arc::clone(&books),
+        room: Arc::clone(&room),
+        running,
+        abort: aborted,
+    };
+    let live = store.live()?;
+    let revision = first_revision(&live, &launcher, &memory).map_err(ServerError::Unbuildable)?;
+    let shared = Arc::new(Shared {
+        revision: ArcSwap::from_pointee(revision),
+        books: Arc::clone(&books),
+        backlog: Arc::clone(&backlog),
+        fan_out: FanOut { room },
+        // Outputs have the other half.
+        overload: Overload::new(memory.budget_bytes() / 2),
+    });
+    let queues: Vec<Arc<WorkQueue>> = (0..config.workers)
+        .map(|_| Arc::new(WorkQueue::new(Arc::clone(&backlog))))
+        .collect();
+    let workers = queues
+        .iter()
+        .enumerate()
+        .map(|(number, queue)| spawn_worker(number, Arc::clone(&shared), Arc::clone(queue)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let gate = Gate::new(
+        config.node.clone(),
+        Arc::clone(&shared),
+        queues.clone(),
+        Arc::clone(&memory),
+        launcher,
+    );
+    let intake = Intake::new(memory, Arc::clone(&books), config.limits, queues.clone());
+
+    // The control API stays until the end of the drain, so that one can watch it.
+    let (control_end, control_shutdown) = shutdown::channel();
+    let mut control = JoinSet::new();
+    let control_router = control::router(ControlState::new(gate.clone(), store));
+    let mut ingests = JoinSet::new();
+    doors.announce()?;
+    if let Some(listener) = doors.control {
+        let options = http_server::Options::default();
+        let shutdown = async move { control_shutdown.begun().await };
+        control.spawn(http_server::serve(
+            listener,
+            control_router,
+            options,
+            shutdown,
+        ));
+    }
+    if let Some(listener) = doors.tcp {
+        ingests.spawn(ingest::tcp::serve(
+            listener,
+            Arc::clone(&intake),
+            end.clone(),
+        ));
+    }
+    if let Some(socket) = doors.udp {
+        ingests.spawn(ingest::udp::serve(socket, Arc::clone(&intake), end.clone()));
+    }
+    if let Some(listener) = doors.http {
+        let options = http_server::Options {
+            max_connections: config.limits.max_connections,
+            grace_period: config.grace_period / 2,
+            ..http_server::Options::default()
+        };
+        let (router, end) = (ingest::http::router(Arc::clone(&intake)), end.clone());
+        let shutdown = async move { end.begun().await };
+        ingests.spawn(http_server::serve(listener, router, options, shutdown));
+    }
+    drop(intake);
+    info!(revision = live.revision, workers = config.workers, "ready");
+
+    end.begun().await;
+    info!(grace_seconds = config.grace_period.as_secs(), "draining");
+    let deadline = Instant::now() + config.grace_period;
+    let drained = drain(deadline, ingests, &queues, workers, &gate, outputs_running).await;
+    let stats = gate.stats();
+    if !drained {
+        abort.send_replace(true);
+    }
+    drop(control_end);
+    // Whoever asks for the last figures gets an answer, and nobody holds the end up.
+    let _ = timeout_at(
+        (Instant::now() + Duration::from_millis(500)).into(),
+        control.join_all(),
+    )
+    .await;
+    let pipeline = &stats.pipelines[0];
+    info!(
+        received = pipeline.received,
+        delivered_to_chain_end = pipeline.delivered_to_chain_end,
+        in_flight = pipeline.in_flight,
+        "stopped"
+    );
+    if drained {
+        return Ok(());
+    }
+    let events = pipeline.in_flight + books.queued();
+    Err(ServerError::Undrained {
+        events,
+        grace: config.grace_period,
+    })
+}
+
+/// Waits for each stage in turn; false if the deadline came first.
+async fn drain(
+    deadline: Instant,
+    ingests: JoinSet<()>,
+    queues: &[Arc<WorkQueue>],
+    workers: Vec<thread::JoinHandle<()>>,
+    gate: &Gate,
+    mut outputs_running: watch::Receiver<usize>,
+) -> bool {
+    let deadline = deadline.into();
+    let doors_closed = timeout_at(deadline, ingests.join_all()).await.is_ok();
+    if !doors_closed {
+        warn!("some senders did not end in time");
+    }
+    for queue in queues {
+        queue.close();
+    }
+    let joined = tokio::task::spawn_blocking(move || {
+        workers.into_iter().all(|worker| worker.join().is_ok())
+    });
+    if !matches!(timeout_at(deadline, joined).await, Ok(Ok(true))) {
+        warn!("the workers did not end in time");
+        return false;
+    }
+    // No worker holds the last revision any more; this lets go of its outputs.
+    gate.retire();
+    let sent = timeout_at(deadline, outputs_running.wait_for(|running| *running == 0)).await;
+    if sent.is_err() {
+        warn!("some outputs could not send everything in time");
+    }
+    doors_closed && sent.is_ok()
+}
+
+fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
+    let store = ConfigStore::open(&config.store)?;
+    let Some(path) = &config.manifest else {
+        return Ok(store);
+    };
+    if store.live()?.revision > 0 {
+        info!("the store has a manifest; the file given by `manifest` is not used");
+        return Ok(store);
+    }
+    let manifest = Manifest {
+        revision: 1,
+        ..read_manifest(path)?
+    };
+    store.save_draft(manifest.pipeline())?;
+    store.publish(&manifest)?;
+    Ok(store)
+}
+
+fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {
+    use std::io::Read;
+    let unreadable = |source| ServerError::UnreadableManifest {
+        path: path.clone(),
+        source,
+    };
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_MANIFEST_BYTES + 1)
+        .read_to_end(&mut text)
+        .map_err(unreadable)?;
+    let invalid = |fault| ServerError::InvalidManifest {
+        path: path.clone(),
+        fault,
+    };
+    if text.len() as u64 > MAX_MANIFEST_BYTES {
+        let message = format!("it is larger than {MAX_MANIFEST_BYTES} bytes");
+        return Err(invalid(Invalid::new("manifest_too_large", "", message)));
+    }
+    let manifest = parse_manifest(&text).map_err(invalid)?;
+    let pipeline = manifest.pipeline();
+    for (at, rule) in pipeline.processors.iter().enumerate() {
+        crate::gate::check_rule(rule)
+            .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/processors/{at}"))))?;
+    }
+    for (at, output) in pipeline.outputs.iter().enumerate() {
+        crate::gate::check_output(output)
+            .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/outputs/{at}"))))?;
+    }
+    Ok(manifest)
+}
+
+impl Doors {
+    fn bind(config: &Config) -> Result<Self, ServerError> {
+        Ok(Self {
+            tcp: bind(&config.tcp, "tcp", bind_tcp)?,
+            udp: bind(&config.udp, "udp", bind_udp)?,
+            http: bind(&config.http, "http", bind_tcp)?,
+            control: bind(&config.control, "control", bind_tcp)?,
+        })
+    }
+
+    /// Logs what was bound, once.
+    fn announce(&self) -> io::Result<()> {
+        let listening = |listener, address: SocketAddr| {
+            info!(listener, address = %address, "listening");
+        };
+        if let Some(tcp) = &self.tcp {
+            listening("tcp", tcp.local_addr()?);
+        }
+        if let Some(udp) = &self.udp {
+            listening("udp", udp.local_addr()?);
+        }
+        if let Some(http) = &self.http {
+            listening("http", http.local_addr()?);
+        }
+        if let Some(control) = &self.control {
+            listening("control", control.local_addr()?);
+        }
+        Ok(())
+    }
+}
+
+fn bind<T>(
+    listen: &Listen,
+    setting: &'static str,
+    bind: impl FnOnce(SocketAddr) -> io::Result<T>,
+) -> Result<Option<T>, ServerError> {
+    match *listen {
+        Listen::Off => Ok(None),
+        Listen::At(address) => match bind(address) {
+            Ok(bound) => Ok(Some(bound)),
+            Err(source) => Err(ServerError::Listen {
+                address,
+                setting,
+                source,
+            }),
+        },
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // A gate that is started again must not wait for old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
+    ingest::udp::enlarge_receive_buffer(&socket);
+    Ok(socket)
+}
