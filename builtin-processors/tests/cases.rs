@@ -57,10 +57,16 @@ fn check(kind: &str, case: &Case) {
         return;
     }
     let mut builtin = built.unwrap_or_else(|error| panic!("{name}: {error}"));
-    let expected = case.out.as_ref().unwrap_or_else(|| panic!("{name}: has neither out nor error"));
+    let expected = case
+        .out
+        .as_ref()
+        .unwrap_or_else(|| panic!("{name}: has neither out nor error"));
     for terminator in ["\n", "\r\n"] {
         let lines = |events: &[String]| -> String {
-            events.iter().flat_map(|event| [event.as_str(), terminator]).collect()
+            events
+                .iter()
+                .flat_map(|event| [event.as_str(), terminator])
+                .collect()
         };
         let mut batch = Batch::from_lines(lines(&case.events));
         let before = batch.events() as u64;

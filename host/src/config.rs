@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
     time::Duration,
 };
@@ -49,13 +49,13 @@ pub enum Command {
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Where to listen for lines over TCP; port 0 takes a free one, `off` does not listen
-    /// [default: 0.0.0.0:8081]
+    /// [default: port 8081 of all addresses]
     #[arg(long, global = true, env = "STREAMGATE_TCP", value_name = "HOST:PORT")]
     pub tcp: Option<String>,
-    /// Where to listen for lines over UDP [default: 0.0.0.0:8082]
+    /// Where to listen for lines over UDP [default: port 8082 of all addresses]
     #[arg(long, global = true, env = "STREAMGATE_UDP", value_name = "HOST:PORT")]
     pub udp: Option<String>,
-    /// Where to listen for `POST /ingest` [default: 0.0.0.0:8080]
+    /// Where to listen for `POST /ingest` [default: port 8080 of all addresses]
     #[arg(long, global = true, env = "STREAMGATE_HTTP", value_name = "HOST:PORT")]
     pub http: Option<String>,
     /// Where the control API listens [default: 127.0.0.1:8000]
@@ -157,6 +157,9 @@ pub enum Listen {
     Off,
     /// At this address.
     At(SocketAddr),
+    /// At this port of all addresses, IPv6 too where there is any. The default: `localhost` may mean
+    /// either, and a datagram to the one that nobody listens on is lost without a word.
+    Everywhere(u16),
 }
 
 /// A setting that cannot be right.
@@ -242,10 +245,11 @@ impl Config {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
 
         let config = Self {
-            tcp: listen("tcp", tcp, "0.0.0.0:8081")?,
-            udp: listen("udp", udp, "0.0.0.0:8082")?,
-            http: listen("http", given.http.or(file.http), "0.0.0.0:8080")?,
-            control: listen("control", given.control.or(file.control), "127.0.0.1:8000")?,
+            tcp: listen("tcp", tcp)?.unwrap_or(Listen::Everywhere(8081)),
+            udp: listen("udp", udp)?.unwrap_or(Listen::Everywhere(8082)),
+            http: listen("http", given.http.or(file.http))?.unwrap_or(Listen::Everywhere(8080)),
+            control: listen("control", given.control.or(file.control))?
+                .unwrap_or(Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))),
             store,
             manifest: given.manifest.or(file.manifest),
             memory_budget_bytes: size(
@@ -325,14 +329,10 @@ fn invalid(setting: &'static str, message: String) -> ConfigError {
     ConfigError::InvalidValue { setting, message }
 }
 
-fn listen(
-    setting: &'static str,
-    given: Option<String>,
-    default: &str,
-) -> Result<Listen, ConfigError> {
-    let text = given.as_deref().unwrap_or(default);
+fn listen(setting: &'static str, given: Option<String>) -> Result<Option<Listen>, ConfigError> {
+    let Some(text) = given else { return Ok(None) };
     if text == "off" {
-        return Ok(Listen::Off);
+        return Ok(Some(Listen::Off));
     }
     let expected = "expected `HOST:PORT`, such as `0.0.0.0:8081`, or `off`";
     let mut addresses = text.to_socket_addrs().map_err(|error| {
@@ -341,10 +341,13 @@ fn listen(
             format!("`{text}` is no address: {error}; {expected}"),
         )
     })?;
-    let address = addresses.next();
-    address
-        .map(Listen::At)
-        .ok_or_else(|| invalid(setting, format!("`{text}` names no address")))
+    match addresses.next() {
+        Some(address) => Ok(Some(Listen::At(address))),
+        None => Err(invalid(
+            setting,
+            format!("`{text}` names no address; {expected}"),
+        )),
+    }
 }
 
 fn size(

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -14,8 +14,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use socket2::{Domain, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpSocket, UdpSocket},
+    net::{TcpListener, UdpSocket},
     runtime::Handle,
     sync::watch,
     task::JoinSet,
@@ -40,7 +41,7 @@ use crate::{
 };
 
 /// Connections that the kernel may keep until they are accepted.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 
 /// Largest manifest file, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
@@ -347,37 +348,56 @@ impl Doors {
 fn bind<T>(
     listen: &Listen,
     setting: &'static str,
-    bind: impl FnOnce(SocketAddr) -> io::Result<T>,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
 ) -> Result<Option<T>, ServerError> {
+    let refused = |address, source| ServerError::Listen {
+        address,
+        setting,
+        source,
+    };
     match *listen {
         Listen::Off => Ok(None),
         Listen::At(address) => match bind(address) {
             Ok(bound) => Ok(Some(bound)),
-            Err(source) => Err(ServerError::Listen {
-                address,
-                setting,
-                source,
-            }),
+            Err(source) => Err(refused(address, source)),
         },
+        Listen::Everywhere(port) => {
+            let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            let old = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            match bind(both) {
+                Ok(bound) => Ok(Some(bound)),
+                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+                    Err(refused(both, source))
+                }
+                // This host has no IPv6.
+                Err(_) => bind(old).map(Some).map_err(|source| refused(old, source)),
+            }
+        }
     }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A gate that is started again must not wait for old connections to be forgotten.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.set_reuse_address(true)?;
+    bind_socket(&socket, address)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
-    let socket = UdpSocket::from_std(socket)?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    bind_socket(&socket, address)?;
+    let socket = UdpSocket::from_std(socket.into())?;
     ingest::udp::enlarge_receive_buffer(&socket);
     Ok(socket)
+}
+
+fn bind_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 too, whatever the system's default is.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())
 }
