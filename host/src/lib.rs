@@ -1,3 +1,4 @@
 //! StreamGate: the log governance gate.
 
+pub mod config_store;
 pub mod manifest;

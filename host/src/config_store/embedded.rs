@@ -1,0 +1,625 @@
+//! The embedded store: plain JSON files in a directory that belongs to one gate.
+//!
+//! Promises that a `kill -9` or a power cut at any instant leaves the state before an edit or the
+//! state after it. `live.json` is the commit point of a publish: its revision file is written
+//! first, and one that is newer than `live.json` was never published and is removed on opening.
+//!
+//! ```text
+//! lock                 held while the store is open; two gates cannot share a directory
+//! draft.json           a pipeline; missing until the first edit
+//! live.json            a manifest; missing until the first publish
+//! revisions/<n>.json   the manifest of that revision, for the last hundred
+//! ```
+//!
+//! A file is replaced by writing `.<name>.tmp` beside it, fsync, rename, fsync of the directory.
+//! Files are for this user only (0600, directories 0700): outputs may hold credentials.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tracing::{info, warn};
+
+use super::{
+    MAX_FILE_BYTES, MAX_REVISIONS, RevisionSummary, StoreError, check_manifest, check_next, encode,
+};
+use crate::manifest::{Manifest, Pipeline, check_pipeline};
+
+const DRAFT_REMEDY: &str = "remove it to go on with the live manifest as the draft";
+const LIVE_REMEDY: &str = "put a copy of the newest file in `revisions/` in its place";
+const REVISION_REMEDY: &str = "move it away to go on without this revision";
+
+/// A config store in a directory.
+#[derive(Debug)]
+pub struct Embedded {
+    directory: PathBuf,
+    /// What the files hold. Locked for a whole write, so that writes come one after the other.
+    kept: Mutex<Kept>,
+    /// The lock on the directory ends when this is closed, also by a crash.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Kept {
+    draft: Option<Pipeline>,
+    live: Manifest,
+    /// The files in `revisions/`, at most `MAX_REVISIONS`; the manifests themselves stay on disk.
+    revisions: BTreeMap<u64, RevisionSummary>,
+}
+
+impl Embedded {
+    /// Opens the store in `directory`, which is made if it is missing, and clears away what an
+    /// unfinished edit left behind.
+    ///
+    /// # Errors
+    /// See [`ConfigStore::open`](super::ConfigStore::open). All files are read and checked before
+    /// any is removed.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let lock = prepare_directory(directory)?;
+        let draft = read_draft(&directory.join("draft.json"))?;
+        let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY)?;
+        let published = live.as_ref().map_or(0, |live| live.revision);
+        let numbers = list_revisions(&directory.join("revisions"))?;
+        if live.is_none() && numbers.iter().any(|&number| number > 1) {
+            return Err(StoreError::Unusable {
+                path: directory.join("live.json"),
+                found: "it is missing, but there are published revisions".to_owned(),
+                remedy: LIVE_REMEDY,
+            });
+        }
+        let (kept, unpublished): (Vec<u64>, Vec<u64>) =
+            numbers.into_iter().partition(|&number| number <= published);
+        let mut revisions = BTreeMap::new();
+        for number in kept {
+            let manifest = read_revision(directory, number)?;
+            revisions.extend(manifest.map(|manifest| (number, RevisionSummary::of(&manifest))));
+        }
+        let store = Self {
+            directory: directory.to_owned(),
+            kept: Mutex::new(Kept {
+                draft,
+                live: live.unwrap_or_else(Manifest::empty),
+                revisions,
+            }),
+            _lock: lock,
+        };
+        store.remove_leftovers(&unpublished)?;
+        Ok(store)
+    }
+
+    pub(super) fn draft(&self) -> Pipeline {
+        let kept = self.kept.lock();
+        kept.draft
+            .as_ref()
+            .unwrap_or_else(|| kept.live.pipeline())
+            .clone()
+    }
+
+    pub(super) fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
+        let bytes = encode("the draft", draft)?;
+        let mut kept = self.kept.lock();
+        replace_file(&self.directory, "draft.json", &bytes)?;
+        kept.draft = Some(draft.clone());
+        Ok(())
+    }
+
+    pub(super) fn live(&self) -> Manifest {
+        self.kept.lock().live.clone()
+    }
+
+    pub(super) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let bytes = encode("the manifest", manifest)?;
+        let mut kept = self.kept.lock();
+        check_next(&kept.live, manifest)?;
+        let revision_file = format!("{}.json", manifest.revision);
+        replace_file(&self.directory.join("revisions"), &revision_file, &bytes)?;
+        if let Err(err) = replace_file(&self.directory, "live.json", &bytes) {
+            self.restore_live(&kept.live);
+            return Err(err);
+        }
+        kept.live = manifest.clone();
+        kept.revisions
+            .insert(manifest.revision, RevisionSummary::of(manifest));
+        self.forget_oldest(&mut kept.revisions);
+        Ok(())
+    }
+
+    pub(super) fn revisions(&self) -> Vec<RevisionSummary> {
+        self.kept.lock().revisions.values().cloned().collect()
+    }
+
+    pub(super) fn revision(&self, number: u64) -> Result<Option<Manifest>, StoreError> {
+        // Held while reading, so that the file is not forgotten in between.
+        let kept = self.kept.lock();
+        if !kept.revisions.contains_key(&number) {
+            return Ok(None);
+        }
+        read_revision(&self.directory, number)
+    }
+
+    /// Puts the previous `live.json` back after a write that failed, for the failure may have come
+    /// after the rename. If this fails too, the disk is gone, and a restart decides what it holds.
+    fn restore_live(&self, live: &Manifest) {
+        let restored = match live.revision {
+            0 => remove_file(&self.directory.join("live.json")),
+            _ => encode("the manifest", live)
+                .and_then(|bytes| replace_file(&self.directory, "live.json", &bytes)),
+        };
+        if let Err(err) = restored {
+            warn!(
+                error = &err as &dyn std::error::Error,
+                "could not put `live.json` back"
+            );
+        }
+    }
+
+    /// Removes the oldest revisions above the limit. The publish is done by then: a file that
+    /// cannot be removed is only worth a warning, and is tried again when the store is opened.
+    fn forget_oldest(&self, revisions: &mut BTreeMap<u64, RevisionSummary>) {
+        while revisions.len() > MAX_REVISIONS {
+            let Some((number, _)) = revisions.pop_first() else {
+                return;
+            };
+            let path = self
+                .directory
+                .join("revisions")
+                .join(format!("{number}.json"));
+            if let Err(err) = remove_file(&path) {
+                warn!(
+                    error = &err as &dyn std::error::Error,
+                    "could not remove an old revision"
+                );
+            }
+        }
+    }
+
+    /// Removes what an edit that was cut short left behind.
+    fn remove_leftovers(&self, unpublished: &[u64]) -> Result<(), StoreError> {
+        let revisions = self.directory.join("revisions");
+        for &number in unpublished {
+            info!(
+                revision = number,
+                "removing a revision whose publish was not finished"
+            );
+            remove_file(&revisions.join(format!("{number}.json")))?;
+        }
+        for directory in [&self.directory, &revisions] {
+            for name in list_names(directory)? {
+                if name.starts_with('.') && name.ends_with(".json.tmp") {
+                    remove_file(&directory.join(name))?;
+                }
+            }
+        }
+        self.forget_oldest(&mut self.kept.lock().revisions);
+        Ok(())
+    }
+}
+
+/// Makes the directories and takes the lock.
+fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
+    let failed = |source| StoreError::Open {
+        path: directory.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory.join("revisions"))
+        .map_err(failed)?;
+    let lock = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(directory.join("lock"))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: directory.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn read_draft(path: &Path) -> Result<Option<Pipeline>, StoreError> {
+    let draft: Option<Pipeline> = read_json(path, DRAFT_REMEDY)?;
+    if let Some(Err(fault)) = draft.as_ref().map(check_pipeline) {
+        return Err(unusable(path, fault.to_string(), DRAFT_REMEDY));
+    }
+    Ok(draft)
+}
+
+fn read_revision(directory: &Path, number: u64) -> Result<Option<Manifest>, StoreError> {
+    let path = directory.join("revisions").join(format!("{number}.json"));
+    let manifest = read_manifest(&path, REVISION_REMEDY)?;
+    match &manifest {
+        Some(other) if other.revision != number => {
+            let found = format!(
+                "it holds revision {}, its name says {number}",
+                other.revision
+            );
+            Err(unusable(&path, found, REVISION_REMEDY))
+        }
+        _ => Ok(manifest),
+    }
+}
+
+fn read_manifest(path: &Path, remedy: &'static str) -> Result<Option<Manifest>, StoreError> {
+    let manifest: Option<Manifest> = read_json(path, remedy)?;
+    if let Some(Err(found)) = manifest.as_ref().map(check_manifest) {
+        return Err(unusable(path, found, remedy));
+    }
+    Ok(manifest)
+}
+
+fn unusable(path: &Path, found: String, remedy: &'static str) -> StoreError {
+    StoreError::Unusable {
+        path: path.to_owned(),
+        found,
+        remedy,
+    }
+}
+
+/// Reads a file of at most [`MAX_FILE_BYTES`]; `None` if there is none.
+fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    remedy: &'static str,
+) -> Result<Option<T>, StoreError> {
+    let failed = |source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(failed(err)),
+    };
+    // Asked before opening: to open a pipe would wait for whoever writes to it.
+    if !metadata.is_file() {
+        return Err(unusable(path, "it is not a plain file".to_owned(), remedy));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    // One byte more than the limit tells too much from just enough.
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let what = format!("`{}`", path.display());
+        return Err(StoreError::TooLarge {
+            what,
+            found_bytes: metadata.len(),
+        });
+    }
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| StoreError::Damaged {
+            path: path.to_owned(),
+            remedy,
+            source,
+        })
+}
+
+/// Lists the numbers of the revision files; other files are none of ours.
+fn list_revisions(directory: &Path) -> Result<Vec<u64>, StoreError> {
+    let number = |name: &String| {
+        let number: u64 = name.strip_suffix(".json")?.parse().ok()?;
+        // `007.json` or `+7.json` were not written by us.
+        (format!("{number}.json") == *name).then_some(number)
+    };
+    Ok(list_names(directory)?.iter().filter_map(number).collect())
+}
+
+/// Lists the names in a directory; one that is not UTF-8 cannot be ours and is left out.
+fn list_names(directory: &Path) -> Result<Vec<String>, StoreError> {
+    let failed = |source| StoreError::Read {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Replaces `name` in `directory` so that a crash at any point leaves the old or the new content.
+///
+/// # Errors
+/// The file could not be written. If only the last step failed, readers see the new content
+/// already, and a power cut may still bring the old one back.
+fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = directory.join(name);
+    let temporary = directory.join(format!(".{name}.tmp"));
+    let write = || {
+        crash_point()?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        crash_point()?;
+        file.write_all(bytes)?;
+        crash_point()?;
+        file.sync_all()?;
+        crash_point()?;
+        fs::rename(&temporary, &path)?;
+        crash_point()?;
+        sync_directory(directory)
+    };
+    write().map_err(|source| StoreError::Write {
+        path: path.clone(),
+        source,
+    })
+}
+
+/// Removes a file, which may be gone already.
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    let removed = crash_point().and_then(|()| match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        _ => Ok(()),
+    });
+    removed.map_err(|source| StoreError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Makes renames in a directory outlast a power cut.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Stands between any two effects on the disk; in tests the process "dies" here.
+#[cfg(not(test))]
+fn crash_point() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use tests::crash_point;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::config_store::tests::{manifest, rule};
+
+    thread_local! {
+        /// How many more crash points this thread passes; none after the first failure either.
+        static STEPS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+
+    pub(super) fn crash_point() -> io::Result<()> {
+        STEPS_LEFT.with(|left| match left.get() {
+            0 => Err(io::Error::other("the power is gone")),
+            steps => {
+                left.set(steps - 1);
+                Ok(())
+            }
+        })
+    }
+
+    /// Runs `edit` once for each crash point in it; `check` sees the store that a new process
+    /// finds, and whether the edit got to its end.
+    fn at_every_crash_point(
+        prepare: impl Fn(&Path),
+        edit: impl Fn(&Embedded) -> Result<(), StoreError>,
+        check: impl Fn(&Embedded, bool),
+    ) {
+        for steps in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            prepare(dir.path());
+            let store = Embedded::open(dir.path()).unwrap();
+            STEPS_LEFT.set(steps);
+            let done = edit(&store).is_ok();
+            let unused = STEPS_LEFT.replace(usize::MAX);
+            drop(store);
+
+            let reopened = Embedded::open(dir.path()).unwrap();
+            check(&reopened, done);
+            let names = list_names(dir.path()).unwrap();
+            let leftover = names.iter().find(|name| name.ends_with(".tmp"));
+            assert_eq!(leftover, None, "after {steps} steps");
+            let newest = list_revisions(&dir.path().join("revisions"))
+                .unwrap()
+                .into_iter()
+                .max();
+            assert!(
+                newest.unwrap_or(0) <= reopened.live().revision,
+                "after {steps} steps"
+            );
+            // It must also be able to go on.
+            reopened
+                .publish(&manifest(reopened.live().revision + 1))
+                .unwrap();
+            if unused > 0 {
+                assert!(done, "no step failed, yet the edit did");
+                assert!(steps > 3, "the edit has crash points");
+                return;
+            }
+        }
+    }
+
+    /// Lays down the files of as many published revisions.
+    fn published(dir: &Path, revisions: u64) {
+        fs::create_dir(dir.join("revisions")).unwrap();
+        for number in 1..=revisions {
+            let bytes = encode("it", &manifest(number)).unwrap();
+            fs::write(dir.join(format!("revisions/{number}.json")), &bytes).unwrap();
+            fs::write(dir.join("live.json"), &bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn crash_during_a_publish_leaves_before_or_after() {
+        // From nothing, from a first revision, and with a revision to forget.
+        for before in [0, 1, MAX_REVISIONS as u64] {
+            at_every_crash_point(
+                |dir| published(dir, before),
+                |store| store.publish(&manifest(before + 1)),
+                |store, done| {
+                    let live = store.live();
+                    let untouched = if before == 0 {
+                        Manifest::empty()
+                    } else {
+                        manifest(before)
+                    };
+                    assert!(live == manifest(before + 1) || (live == untouched && !done));
+                    assert_eq!(store.draft(), *live.pipeline(), "no draft: it follows");
+                    let last = store.revisions().last().map_or(0, |line| line.revision);
+                    assert_eq!(last, live.revision);
+                    assert!(store.revisions().len() <= MAX_REVISIONS);
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn crash_during_a_draft_edit_leaves_before_or_after() {
+        let draft = |number| {
+            let mut draft = Pipeline::empty();
+            draft.processors.push(rule(number));
+            draft
+        };
+        at_every_crash_point(
+            |dir| Embedded::open(dir).unwrap().save_draft(&draft(1)).unwrap(),
+            |store| store.save_draft(&draft(2)),
+            |store, done| {
+                let found = store.draft();
+                assert!(found == draft(2) || (found == draft(1) && !done));
+                assert_eq!(store.live(), Manifest::empty());
+            },
+        );
+    }
+
+    #[test]
+    fn failed_publish_can_be_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        store.publish(&manifest(1)).unwrap();
+        STEPS_LEFT.set(8);
+        let failed = store.publish(&manifest(2));
+        STEPS_LEFT.set(usize::MAX);
+        assert!(
+            matches!(failed, Err(StoreError::Write { .. })),
+            "{failed:?}"
+        );
+        assert_eq!(store.live(), manifest(1));
+        assert_eq!(store.revision(2).unwrap(), None);
+        store.publish(&manifest(2)).unwrap();
+        drop(store);
+        assert_eq!(Embedded::open(dir.path()).unwrap().live(), manifest(2));
+    }
+
+    #[test]
+    fn torn_leftovers_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        Embedded::open(dir.path())
+            .unwrap()
+            .publish(&manifest(1))
+            .unwrap();
+        fs::write(dir.path().join(".live.json.tmp"), "{\"versi").unwrap();
+        fs::write(dir.path().join("revisions/.2.json.tmp"), "").unwrap();
+        fs::write(dir.path().join("revisions/2.json"), "{\"versi").unwrap();
+        fs::write(dir.path().join("revisions/notes.txt"), "mine").unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        assert_eq!(store.live(), manifest(1));
+        let mut names = list_names(&dir.path().join("revisions")).unwrap();
+        names.sort();
+        assert_eq!(names, ["1.json", "notes.txt"]);
+    }
+
+    #[test]
+    fn second_gate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Embedded::open(dir.path()).unwrap();
+        let text = Embedded::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("in use by another gate"), "{text}");
+        drop(first);
+        Embedded::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn damaged_files_are_named_with_a_remedy() {
+        let wrong_format = r#"{"version":"9","pipelines":[]}"#;
+        let no_pipeline = r#"{"version":"1.0","pipelines":[]}"#;
+        let not_one = serde_json::to_string(&manifest(2)).unwrap();
+        let cases: [(&str, &[u8], &str); 8] = [
+            ("live.json", b"", "newest file"),
+            ("live.json", b"\xff\xfe\x00", "newest file"),
+            ("live.json", wrong_format.as_bytes(), "its format is \"9\""),
+            ("live.json", no_pipeline.as_bytes(), "0 pipelines"),
+            ("draft.json", b"[1, 2", "remove it"),
+            (
+                "draft.json",
+                br#"{"name":"x","processors":[],"outputs":[],"batch_size":0}"#,
+                "batch",
+            ),
+            ("revisions/1.json", b"{}", "move it away"),
+            ("revisions/1.json", not_one.as_bytes(), "holds revision 2"),
+        ];
+        for (name, content, wanted) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            Embedded::open(dir.path())
+                .unwrap()
+                .publish(&manifest(1))
+                .unwrap();
+            fs::write(dir.path().join(name), content).unwrap();
+            let text = Embedded::open(dir.path()).unwrap_err().to_string();
+            assert!(
+                text.contains(name) && text.contains(wanted),
+                "{name}: {text}"
+            );
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn directory_in_place_of_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("live.json")).unwrap();
+        let text = Embedded::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("not a plain file"), "{text}");
+    }
+
+    #[test]
+    fn size_limit_breached_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("draft.json")).unwrap();
+        // Sparse: takes no room on the disk.
+        file.set_len(MAX_FILE_BYTES + 1).unwrap();
+        let err = Embedded::open(dir.path()).unwrap_err();
+        assert!(matches!(err, StoreError::TooLarge { .. }), "{err:?}");
+    }
+
+    #[test]
+    fn missing_live_with_history_is_refused_and_nothing_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        (1..=2).for_each(|n| store.publish(&manifest(n)).unwrap());
+        drop(store);
+        fs::remove_file(dir.path().join("live.json")).unwrap();
+        let text = Embedded::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("it is missing"), "{text}");
+        assert!(dir.path().join("revisions/2.json").exists());
+    }
+
+    #[test]
+    fn place_that_cannot_be_a_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let err = Embedded::open(&file).unwrap_err();
+        assert!(matches!(err, StoreError::Open { .. }), "{err:?}");
+    }
+}
