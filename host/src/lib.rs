@@ -1,4 +1,5 @@
 //! StreamGate: the log governance gate.
 
 pub mod config_store;
+pub mod http_server;
 pub mod manifest;

@@ -1,0 +1,391 @@
+//! Serves a router over HTTP/1.1: the accept loop of the control API and of the HTTP ingest.
+//!
+//! Promises that no client can hold a connection without sending a request, that there are never
+//! more connections than allowed, and that running out of file descriptors slows accepting instead
+//! of spinning or ending it. What bodies may be and how long they may take is for the router to
+//! say.
+//!
+//! Our own loop, because `axum::serve` sets no timeout for the head of a request: a client that
+//! sends one byte a minute would keep its connection for ever.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body, response::Response};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time,
+};
+use tracing::{debug, warn};
+
+/// Pause after an error of `accept` that is not about one connection, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Shortest time between two log lines about such errors: they come in thousands.
+const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Number of a connection, unique in the life of the process. Each request carries it as an
+/// extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Limits of one listener.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most connections at a time; further ones wait in the backlog of the kernel. Default: 1024.
+    pub max_connections: usize,
+    /// Longest time for the head of a request, counted from when the connection became idle; then
+    /// the connection is closed. So it is the keep-alive timeout too. Default: 10 s.
+    pub head_timeout: Duration,
+    /// Largest head of a request; a larger one is answered with 431. Default: 16 KiB.
+    pub max_head_bytes: usize,
+    /// Most header fields of a request; more are answered with 431. Default: 100.
+    pub max_headers: usize,
+    /// How long requests that are under way may still take after `shutdown`. Default: 10 s.
+    pub grace_period: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            head_timeout: Duration::from_secs(10),
+            max_head_bytes: 16 * 1024,
+            max_headers: 100,
+            grace_period: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown` is ready, then lets requests under way end
+/// within the grace period. Idle connections are closed at once; so is `listener`.
+///
+/// `shutdown` may be any future: `token.cancelled_owned()`, a `watch` that changes.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
+    let slots = Arc::new(Semaphore::new(
+        options.max_connections.min(Semaphore::MAX_PERMITS),
+    ));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(options.head_timeout)
+        .max_header_size(options.max_head_bytes)
+        .max_headers(options.max_headers);
+
+    let mut accept_errors = AcceptErrors { last_warning: None };
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let (stream, slot) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            // Takes finished ones out, so that the set is no larger than the number of slots.
+            Some(ended) = connections.join_next() => {
+                report_panic(ended);
+                continue;
+            }
+            accepted = accept(&listener, &slots) => match accepted {
+                Ok(accepted) => accepted,
+                Err(err) => {
+                    accept_errors.pause(&err).await;
+                    continue;
+                }
+            }
+        };
+        // An answer is written whole; waiting for more to send along only costs time.
+        if let Err(err) = stream.set_nodelay(true) {
+            debug!(error = %err, "could not set TCP_NODELAY");
+        }
+        connections.spawn(run_connection(
+            &http,
+            &graceful,
+            stream,
+            slot,
+            router.clone(),
+        ));
+    }
+    drop(listener);
+    drain(connections, graceful, options.grace_period).await;
+}
+
+/// Waits for a free slot, then for a connection.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+/// Serves one connection; the slot is free again when it ends.
+fn run_connection(
+    http: &http1::Builder,
+    graceful: &GracefulShutdown,
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    router: Router,
+) -> impl Future<Output = ()> + use<> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only uniqueness counts.
+    let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(id);
+        call(router.clone(), request)
+    });
+    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+    async move {
+        if let Err(err) = connection.await {
+            // Clients go away and time out: no concern of an operator.
+            debug!(
+                connection = id.0,
+                error = &err as &dyn std::error::Error,
+                "connection ended"
+            );
+        }
+        drop(slot);
+    }
+}
+
+async fn call(
+    router: TowerToHyperService<Router>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    hyper::service::Service::call(&router, request.map(Body::new)).await
+}
+
+/// Waits until all connections are closed, or for the grace period.
+async fn drain(mut connections: JoinSet<()>, graceful: GracefulShutdown, grace_period: Duration) {
+    if time::timeout(grace_period, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        warn!(
+            connections = connections.len(),
+            "grace period is over, closing connections"
+        );
+    }
+    connections.shutdown().await;
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(err) = ended {
+        warn!(error = %err, "serving a connection failed, the connection is closed");
+    }
+}
+
+/// What to do when `accept` fails.
+struct AcceptErrors {
+    last_warning: Option<time::Instant>,
+}
+
+impl AcceptErrors {
+    /// Waits a little, unless the error is about one connection that is gone already.
+    async fn pause(&mut self, err: &io::Error) {
+        if matches!(
+            err.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        let now = time::Instant::now();
+        if self
+            .last_warning
+            .is_none_or(|last| now - last >= ACCEPT_WARN_EVERY)
+        {
+            self.last_warning = Some(now);
+            warn!(error = %err, "cannot accept connections, will retry");
+        }
+        time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::{Extension, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::oneshot,
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(10);
+
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    }
+
+    async fn start(options: Options) -> Server {
+        let slow = || async {
+            time::sleep(Duration::from_millis(200)).await;
+            "slept"
+        };
+        let endless = || std::future::pending::<()>();
+        let id =
+            |Extension(ConnectionId(id)): Extension<ConnectionId>| async move { id.to_string() };
+        let router = Router::new()
+            .route("/slow", get(slow))
+            .route("/endless", get(endless))
+            .route("/id", get(id));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, router, options, async {
+            let _ = stopped.await;
+        }));
+        Server {
+            address,
+            stop,
+            task,
+        }
+    }
+
+    async fn send(address: SocketAddr, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_all(mut stream: TcpStream) -> String {
+        let mut answer = Vec::new();
+        time::timeout(WAIT, stream.read_to_end(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn request_carries_the_id_of_its_connection() {
+        let server = start(Options::default()).await;
+        let twice = "GET /id HTTP/1.1\r\nHost: h\r\n\r\n\
+                     GET /id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let mut bodies = Vec::new();
+        for _ in 0..2 {
+            let answer = read_all(send(server.address, twice).await).await;
+            let ids: Vec<String> = answer
+                .split("HTTP/1.1 200 OK")
+                .filter_map(|one| Some(one.split_once("\r\n\r\n")?.1.to_owned()))
+                .collect();
+            assert_eq!(ids.len(), 2, "{answer}");
+            assert_eq!(ids[0], ids[1]);
+            bodies.push(ids[0].clone());
+        }
+        assert_ne!(bodies[0], bodies[1]);
+    }
+
+    #[tokio::test]
+    async fn head_timeout_breached_closes_the_connection() {
+        let options = Options {
+            head_timeout: Duration::from_millis(100),
+            ..Options::default()
+        };
+        let server = start(options).await;
+        for request in ["", "GET /id HTTP/1.1\r\nHost"] {
+            let answer = read_all(send(server.address, request).await).await;
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+                "{answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn head_size_breached_is_answered_with_431() {
+        let server = start(Options::default()).await;
+        let padding = "x".repeat(Options::default().max_head_bytes);
+        let long = format!("GET /id HTTP/1.1\r\nHost: h\r\nPadding: {padding}");
+        let many = format!(
+            "GET /id HTTP/1.1\r\nHost: h\r\n{}\r\n",
+            "A: b\r\n".repeat(101)
+        );
+        for request in [long, many] {
+            let answer = read_all(send(server.address, &request).await).await;
+            assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_over_the_limit_waits_for_a_free_slot() {
+        let server = start(Options {
+            max_connections: 1,
+            ..Options::default()
+        })
+        .await;
+        let first = send(server.address, "").await;
+        let request = "GET /id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let mut second = send(server.address, request).await;
+        let early = time::timeout(Duration::from_millis(100), second.readable()).await;
+        assert!(
+            early.is_err(),
+            "the second connection was served beside the first"
+        );
+        drop(first);
+        let mut answer = [0; 15];
+        time::timeout(WAIT, second.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn shutdown_waits_for_requests_and_closes_idle_connections() {
+        let server = start(Options::default()).await;
+        let idle = send(server.address, "").await;
+        let slow = send(server.address, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        time::sleep(Duration::from_millis(50)).await;
+        server.stop.send(()).unwrap();
+        time::timeout(WAIT, server.task).await.unwrap().unwrap();
+        assert!(read_all(slow).await.ends_with("slept"));
+        assert_eq!(read_all(idle).await, "");
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn grace_period_breached_closes_the_connection() {
+        let options = Options {
+            grace_period: Duration::from_millis(100),
+            ..Options::default()
+        };
+        let server = start(options).await;
+        let endless = send(server.address, "GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        time::sleep(Duration::from_millis(50)).await;
+        server.stop.send(()).unwrap();
+        time::timeout(WAIT, server.task).await.unwrap().unwrap();
+        assert_eq!(read_all(endless).await, "");
+    }
+}
