@@ -1,5 +1,7 @@
 //! StreamGate: the log governance gate.
 
+pub mod books;
 pub mod config_store;
+pub mod gate;
 pub mod http_server;
 pub mod manifest;
