@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod config_store;
+pub mod control;
 pub mod gate;
 pub mod http_server;
 pub mod manifest;
