@@ -82,13 +82,19 @@ pub enum StoreError {
     )]
     Locked { path: PathBuf },
     /// The directory or its lock cannot be made or opened.
-    #[error("cannot open the store `{}`; set `--store` to a directory that can be written", path.display())]
+    #[error(
+        "cannot open the store `{}`; set `--store` to a directory that can be written",
+        path.display()
+    )]
     Open {
         path: PathBuf,
         source: std::io::Error,
     },
     /// A file is there and cannot be read.
-    #[error("cannot read `{}`; check that it is a plain file which this user may read", path.display())]
+    #[error(
+        "cannot read `{}`; check that it is a plain file which this user may read",
+        path.display()
+    )]
     Read {
         path: PathBuf,
         source: std::io::Error,

@@ -212,6 +212,12 @@ fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
         .mode(0o700)
         .create(directory.join("revisions"))
         .map_err(failed)?;
+    sync_directory(directory).map_err(failed)?;
+    // Makes a new directory itself outlast a power cut. Its parent may be one we cannot open, and
+    // then somebody else made this one.
+    if let Some(parent) = fs::canonicalize(directory).map_err(failed)?.parent() {
+        let _ = sync_directory(parent);
+    }
     let lock = File::options()
         .write(true)
         .create(true)

@@ -254,13 +254,7 @@ mod tests {
         check("", 400, "invalid_json", None, "EOF");
         check("[] []", 400, "invalid_json", None, "trailing");
         check(r#"[{"bogus": 1}, "#, 400, "invalid_json", None, "EOF");
-        check(
-            &"[".repeat(100_000),
-            400,
-            "invalid_json",
-            None,
-            "EOF",
-        );
+        check(&"[".repeat(100_000), 400, "invalid_json", None, "EOF");
     }
 
     #[test]
@@ -269,7 +263,13 @@ mod tests {
         let problem = parse::<Value>(nested.as_bytes()).unwrap_err();
         let found = serde_json::to_value(&problem).unwrap();
         assert_eq!(found["status"], 422, "{found}");
-        assert!(found["detail"].as_str().unwrap().contains("recursion limit"), "{found}");
+        assert!(
+            found["detail"]
+                .as_str()
+                .unwrap()
+                .contains("recursion limit"),
+            "{found}"
+        );
     }
 
     #[test]

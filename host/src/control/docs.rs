@@ -57,7 +57,7 @@ impl Document {
 
 /// Describes the API as OpenAPI 3.1.
 #[utoipa::path(
-    get, path = "/openapi.json", tag = "docs",
+    get, path = "/openapi.json", tag = "docs", operation_id = "describe",
     responses((
         status = 200, description = "This document", content_type = "application/json",
         body = Object, example = json!({"openapi": "3.1.0"})
@@ -69,7 +69,7 @@ pub(super) async fn openapi(Extension(Document(json)): Extension<Document>) -> R
 
 /// Shows the API as a page to read and to try out.
 #[utoipa::path(
-    get, path = "/docs", tag = "docs",
+    get, path = "/docs", tag = "docs", operation_id = "show_docs",
     responses((
         status = 200, description = "The page", content_type = "text/html",
         body = String, example = json!("<!DOCTYPE html>...")
@@ -85,7 +85,7 @@ pub(super) async fn page() -> Response {
 
 /// Serves a part of the page.
 #[utoipa::path(
-    get, path = "/docs/{file}", tag = "docs",
+    get, path = "/docs/{file}", tag = "docs", operation_id = "show_docs_file",
     params(("file" = String, Path, description = "Name of the part", example = "swagger-ui.css")),
     responses(
         (

@@ -51,7 +51,7 @@ pub(super) struct Health {
 /// Says what this is.
 #[utoipa::path(
     get, path = "/", tag = "gate",
-    responses((status = 200, body = Index, example = json!({
+    responses((status = 200, description = "What this is", body = Index, example = json!({
         "status": "ok",
         "service": "streamgate-control-plane",
         "version": "0.1.0",
@@ -82,7 +82,10 @@ pub(super) async fn index() -> Json<Index> {
 /// Answers as long as the process can answer: restart it if this fails.
 #[utoipa::path(
     get, path = "/healthz", tag = "gate",
-    responses((status = 200, body = Health, example = json!({"status": "ok"})))
+    responses((
+        status = 200, description = "The process answers",
+        body = Health, example = json!({"status": "ok"})
+    ))
 )]
 pub(super) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
@@ -91,7 +94,10 @@ pub(super) async fn healthz() -> Json<Health> {
 /// Says whether the gate takes events: send it none if this fails.
 #[utoipa::path(
     get, path = "/readyz", tag = "gate",
-    responses((status = 200, body = Health, example = json!({"status": "ready"})), NotReady)
+    responses((
+        status = 200, description = "Events are taken",
+        body = Health, example = json!({"status": "ready"})
+    ), NotReady)
 )]
 pub(super) async fn readyz(State(state): State<ControlState>) -> Result<Json<Health>, Problem> {
     if !state.gate().is_ready() {
@@ -106,13 +112,25 @@ pub(super) async fn readyz(State(state): State<ControlState>) -> Result<Json<Hea
 }
 
 /// Shows what the gate runs and how each part of it is doing.
-#[utoipa::path(get, path = "/status", tag = "gate", responses((status = 200, body = Status)))]
+#[utoipa::path(
+    get, path = "/status", tag = "gate",
+    responses((
+        status = 200, description = "How each part is doing",
+        body = Status
+    ))
+)]
 pub(super) async fn status(State(state): State<ControlState>) -> Json<Status> {
     Json(state.gate().status())
 }
 
 /// Shows the books: what happened to every event.
-#[utoipa::path(get, path = "/stats", tag = "gate", responses((status = 200, body = Stats)))]
+#[utoipa::path(
+    get, path = "/stats", tag = "gate",
+    responses((
+        status = 200, description = "The books",
+        body = Stats
+    ))
+)]
 pub(super) async fn stats(State(state): State<ControlState>) -> Json<Stats> {
     Json(state.gate().stats())
 }

@@ -39,9 +39,9 @@ pub(super) struct Cleared {
 
 /// Lists the outputs of the draft; none means the console.
 #[utoipa::path(
-    get, path = "/outputs", tag = "outputs",
+    get, path = "/outputs", tag = "outputs", operation_id = "list_outputs",
     responses(
-        (status = 200, body = [Output], example = json!([
+        (status = 200, description = "The outputs", body = [Output], example = json!([
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         ])),
     )
@@ -54,12 +54,12 @@ pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<Output>>
 ///
 /// An `id` that is left out is made from the type: `http-1`.
 #[utoipa::path(
-    post, path = "/outputs", tag = "outputs",
+    post, path = "/outputs", tag = "outputs", operation_id = "add_output",
     request_body(content = Output, example = json!(
         {"type": "http", "url": "https://logs.example.com/ingest"}
     )),
     responses(
-        (status = 200, body = OutputSaved, example = json!({
+        (status = 200, description = "The output was added", body = OutputSaved, example = json!({
             "status": "added",
             "output": {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         })),
@@ -91,9 +91,12 @@ pub(super) async fn add(
 
 /// Removes all outputs from the draft: events go to the console then.
 #[utoipa::path(
-    delete, path = "/outputs", tag = "outputs",
+    delete, path = "/outputs", tag = "outputs", operation_id = "clear_outputs",
     responses(
-        (status = 200, body = Cleared, example = json!({"status": "cleared"})),
+        (
+            status = 200, description = "The outputs were removed",
+            body = Cleared, example = json!({"status": "cleared"})
+        ),
         StoreFailed,
     )
 )]
@@ -107,10 +110,10 @@ pub(super) async fn clear(State(state): State<ControlState>) -> Result<Json<Clea
 
 /// Shows an output of the draft.
 #[utoipa::path(
-    get, path = "/outputs/{id}", tag = "outputs",
+    get, path = "/outputs/{id}", tag = "outputs", operation_id = "show_output",
     params(("id" = String, Path, description = "Id of the output", example = "http-1")),
     responses(
-        (status = 200, body = Output, example = json!(
+        (status = 200, description = "The output", body = Output, example = json!(
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         )),
         NotFound,
@@ -129,13 +132,15 @@ pub(super) async fn show(
 ///
 /// The `id` may be left out of the body.
 #[utoipa::path(
-    put, path = "/outputs/{id}", tag = "outputs",
+    put, path = "/outputs/{id}", tag = "outputs", operation_id = "put_output",
     params(("id" = String, Path, description = "Id of the output", example = "http-1")),
     request_body(content = Output, example = json!(
-        {"type": "http", "url": "https://logs.example.com/v2/ingest"}
+        {"id": "http-1", "type": "http", "url": "https://logs.example.com/v2/ingest"}
     )),
     responses(
-        (status = 200, body = OutputSaved, example = json!({
+        (
+            status = 200, description = "The output was replaced or added",
+            body = OutputSaved, example = json!({
             "status": "updated",
             "output": {"id": "http-1", "type": "http", "url": "https://logs.example.com/v2/ingest"}
         })),
@@ -168,10 +173,13 @@ pub(super) async fn put(
 
 /// Removes an output from the draft.
 #[utoipa::path(
-    delete, path = "/outputs/{id}", tag = "outputs",
+    delete, path = "/outputs/{id}", tag = "outputs", operation_id = "delete_output",
     params(("id" = String, Path, description = "Id of the output", example = "http-1")),
     responses(
-        (status = 200, body = Deleted, example = json!({"status": "deleted", "id": "http-1"})),
+        (
+            status = 200, description = "The output was removed",
+            body = Deleted, example = json!({"status": "deleted", "id": "http-1"})
+        ),
         NotFound,
         StoreFailed,
     )

@@ -78,7 +78,7 @@ pub(super) struct Applied {
 #[utoipa::path(
     get, path = "/draft", tag = "publish",
     responses(
-        (status = 200, body = Draft, example = json!({
+        (status = 200, description = "The draft", body = Draft, example = json!({
             "live_revision": 1,
             "differs_from_live": true,
             "pipeline": {
@@ -103,7 +103,10 @@ pub(super) async fn show_draft(State(state): State<ControlState>) -> Json<Draft>
 #[utoipa::path(
     post, path = "/validate", tag = "publish",
     responses(
-        (status = 200, body = Valid, example = json!({"status": "valid", "rules": 1, "outputs": 0})),
+        (
+            status = 200, description = "The draft can be published",
+            body = Valid, example = json!({"status": "valid", "rules": 1, "outputs": 0})
+        ),
         BodyProblems,
         NotBuildable,
     )
@@ -133,7 +136,7 @@ pub(super) async fn validate(
 #[utoipa::path(
     post, path = "/publish", tag = "publish",
     responses(
-        (status = 200, body = Published, example = json!({
+        (status = 200, description = "The draft is live", body = Published, example = json!({
             "status": "published",
             "revision": 1,
             "manifest": {
@@ -168,7 +171,9 @@ pub(super) async fn publish(
 #[utoipa::path(
     get, path = "/revisions", tag = "publish",
     responses(
-        (status = 200, body = [RevisionSummary], example = json!([
+        (
+            status = 200, description = "What was published",
+            body = [RevisionSummary], example = json!([
             {"revision": 1, "timestamp": 1767225600.0, "rules": 1, "outputs": 0}
         ])),
         StoreFailed,
@@ -189,7 +194,7 @@ pub(super) async fn list_revisions(
     get, path = "/revisions/{revision}", tag = "publish",
     params(("revision" = u64, Path, description = "Number of the revision", example = 1)),
     responses(
-        (status = 200, body = Manifest, example = json!({
+        (status = 200, description = "The manifest", body = Manifest, example = json!({
             "version": "1.0",
             "revision": 1,
             "timestamp": 1767225600.0,

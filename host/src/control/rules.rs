@@ -49,9 +49,9 @@ pub(super) struct Deleted {
 
 /// Lists the rules of the draft, in the order they are applied.
 #[utoipa::path(
-    get, path = "/rules", tag = "rules",
+    get, path = "/rules", tag = "rules", operation_id = "list_rules",
     responses(
-        (status = 200, body = [Rule], example = json!([
+        (status = 200, description = "The rules", body = [Rule], example = json!([
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         ])),
     )
@@ -62,12 +62,12 @@ pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<Rule>> {
 
 /// Adds a rule at the end of the draft.
 #[utoipa::path(
-    post, path = "/rules", tag = "rules",
+    post, path = "/rules", tag = "rules", operation_id = "add_rule",
     request_body(content = Rule, example = json!(
         {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
     )),
     responses(
-        (status = 200, body = RuleSaved, example = json!({
+        (status = 200, description = "The rule was added", body = RuleSaved, example = json!({
             "status": "added",
             "rule": {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         })),
@@ -96,13 +96,16 @@ pub(super) async fn add(
 
 /// Replaces all rules of the draft by an ordered list.
 #[utoipa::path(
-    put, path = "/rules", tag = "rules",
+    put, path = "/rules", tag = "rules", operation_id = "replace_rules",
     request_body(content = [Rule], example = json!([
         {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}},
         {"id": "ssn", "type": "redact", "params": {"pattern": "\\d{3}-\\d{2}-\\d{4}", "replacement": "XXX-XX-XXXX"}}
     ])),
     responses(
-        (status = 200, body = RulesReplaced, example = json!({"status": "updated", "rules": 2})),
+        (
+            status = 200, description = "The rules were replaced",
+            body = RulesReplaced, example = json!({"status": "updated", "rules": 2})
+        ),
         BodyProblems,
         StoreFailed,
     )
@@ -127,10 +130,10 @@ pub(super) async fn replace_all(
 
 /// Shows a rule of the draft.
 #[utoipa::path(
-    get, path = "/rules/{id}", tag = "rules",
+    get, path = "/rules/{id}", tag = "rules", operation_id = "show_rule",
     params(("id" = String, Path, description = "Id of the rule", example = "drop_debug")),
     responses(
-        (status = 200, body = Rule, example = json!(
+        (status = 200, description = "The rule", body = Rule, example = json!(
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         )),
         NotFound,
@@ -149,11 +152,15 @@ pub(super) async fn show(
 ///
 /// The `id` may be left out of the body.
 #[utoipa::path(
-    put, path = "/rules/{id}", tag = "rules",
+    put, path = "/rules/{id}", tag = "rules", operation_id = "put_rule",
     params(("id" = String, Path, description = "Id of the rule", example = "drop_debug")),
-    request_body(content = Rule, example = json!({"type": "filter", "params": {"value": "TRACE"}})),
+    request_body(content = Rule, example = json!(
+        {"id": "drop_debug", "type": "filter", "params": {"value": "TRACE"}}
+    )),
     responses(
-        (status = 200, body = RuleSaved, example = json!({
+        (
+            status = 200, description = "The rule was replaced or added",
+            body = RuleSaved, example = json!({
             "status": "updated",
             "rule": {"id": "drop_debug", "type": "filter", "params": {"value": "TRACE"}}
         })),
@@ -186,10 +193,13 @@ pub(super) async fn put(
 
 /// Removes a rule from the draft.
 #[utoipa::path(
-    delete, path = "/rules/{id}", tag = "rules",
+    delete, path = "/rules/{id}", tag = "rules", operation_id = "delete_rule",
     params(("id" = String, Path, description = "Id of the rule", example = "drop_debug")),
     responses(
-        (status = 200, body = Deleted, example = json!({"status": "deleted", "id": "drop_debug"})),
+        (
+            status = 200, description = "The rule was removed",
+            body = Deleted, example = json!({"status": "deleted", "id": "drop_debug"})
+        ),
         NotFound,
         StoreFailed,
     )

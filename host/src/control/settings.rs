@@ -49,7 +49,10 @@ pub(super) struct SizeQuery {
 /// Shows the batch size of the draft.
 #[utoipa::path(
     get, path = "/config/batch_size", tag = "settings",
-    responses((status = 200, body = BatchSize, example = json!({"batch_size": 100})))
+    responses((
+        status = 200, description = "The batch size",
+        body = BatchSize, example = json!({"batch_size": 100})
+    ))
 )]
 pub(super) async fn show_batch_size(State(state): State<ControlState>) -> Json<BatchSize> {
     Json(BatchSize {
@@ -63,7 +66,10 @@ pub(super) async fn show_batch_size(State(state): State<ControlState>) -> Json<B
     params(("size" = Option<u32>, Query, description = "1 to 10,000 events", example = 500)),
     request_body(content = Option<NewBatchSize>, example = json!({"batch_size": 500})),
     responses(
-        (status = 200, body = BatchSizeSaved, example = json!({"status": "updated", "batch_size": 500})),
+        (
+            status = 200, description = "The batch size was changed",
+            body = BatchSizeSaved, example = json!({"status": "updated", "batch_size": 500})
+        ),
         BodyProblems,
         StoreFailed,
     )

@@ -665,14 +665,24 @@ async fn every_route_is_described() {
     let paths = description["paths"].as_object().unwrap();
     assert_eq!(paths.len(), 18, "{:?}", paths.keys());
     let schemas = description["components"]["schemas"].as_object().unwrap();
+    let mut ids = std::collections::HashSet::new();
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             let name = format!("{method} {path}");
             assert!(operation["summary"].is_string(), "{name} has no summary");
+            let operation_id = operation["operationId"].as_str().unwrap();
+            assert!(
+                ids.insert(operation_id.to_owned()),
+                "{operation_id} is there twice"
+            );
             assert!(operation["tags"][0].is_string(), "{name} has no tag");
             let answers = operation["responses"].as_object().unwrap();
             assert!(answers.contains_key("200"), "{name} has no answer");
             for (status, answer) in answers {
+                assert!(
+                    answer["description"].is_string(),
+                    "{name} {status} has no description"
+                );
                 let kind = if status == "200" {
                     ""
                 } else {
