@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use sonic_rs::{JsonType, JsonValueTrait, LazyValue, ObjectJsonIter};
+use sonic_rs::{JsonValueTrait, LazyValue, ObjectJsonIter};
 
 /// Where a field may be: keys from the outermost object inwards.
 pub(crate) type Place = Vec<String>;
@@ -137,10 +137,10 @@ fn walk<'a>(
                 }
             }
         }
-        if deeper != 0 && value.get_type() == JsonType::Object {
-            if let Some(object) = value.into_object_iter() {
-                walk(object, places, depth + 1, deeper, best);
-            }
+        if deeper != 0
+            && let Some(object) = value.into_object_iter()
+        {
+            walk(object, places, depth + 1, deeper, best);
         }
     }
 }

@@ -94,7 +94,7 @@ impl Builtin {
         match kind {
             "filter" => Filter::build(parse(params)?).map(Self::Filter),
             "attribute_filter" => AttributeFilter::build(parse(params)?).map(Self::AttributeFilter),
-            "redact" => Redact::build(parse(params)?, on_error).map(Self::Redact),
+            "redact" => Redact::build(&parse(params)?, on_error).map(Self::Redact),
             "sample" => Sample::build(parse(params)?).map(Self::Sample),
             unknown => Err(RuleError::new(
                 "unknown_rule_type",

@@ -46,7 +46,7 @@ pub(crate) struct Params {
 }
 
 impl Redact {
-    pub(crate) fn build(params: Params, on_error: OnError) -> Result<Self, RuleError> {
+    pub(crate) fn build(params: &Params, on_error: OnError) -> Result<Self, RuleError> {
         let pattern = Pattern::build(&params.pattern, params.ignore_case, "/params/pattern")?;
         let replacement = params.replacement.as_deref().unwrap_or(DEFAULT_REPLACEMENT);
         let replacement = parse_replacement(replacement, &pattern)?;
@@ -224,7 +224,7 @@ mod tests {
                 replacement: Some("$1".repeat(200)),
                 ignore_case: false,
             };
-            let mut redact = Redact::build(params, on_error).expect("valid");
+            let mut redact = Redact::build(&params, on_error).expect("valid");
             let mut batch = Batch::from_lines(["a".repeat(1000).as_str(), "keep"].join("\n"));
             let tally = redact.process(&mut batch);
             assert_eq!(batch.slices().collect::<Vec<_>>().concat(), expected);

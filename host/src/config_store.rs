@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::manifest::{FORMAT_VERSION, Manifest, Pipeline, check_pipeline};
+use crate::manifest::{Manifest, Pipeline};
 
 pub mod embedded;
 pub mod memory;
@@ -82,13 +82,19 @@ pub enum StoreError {
     )]
     Locked { path: PathBuf },
     /// The directory or its lock cannot be made or opened.
-    #[error("cannot open the store `{}`; set `--store` to a directory that can be written", path.display())]
+    #[error(
+        "cannot open the store `{}`; set `--store` to a directory that can be written",
+        path.display()
+    )]
     Open {
         path: PathBuf,
         source: std::io::Error,
     },
     /// A file is there and cannot be read.
-    #[error("cannot read `{}`; check that it is a plain file which this user may read", path.display())]
+    #[error(
+        "cannot read `{}`; check that it is a plain file which this user may read",
+        path.display()
+    )]
     Read {
         path: PathBuf,
         source: std::io::Error,
@@ -266,25 +272,6 @@ fn check_next(live: &Manifest, next: &Manifest) -> Result<(), StoreError> {
         });
     }
     Ok(())
-}
-
-/// Says what is wrong with the shape of a manifest that came from outside, if anything is.
-fn check_manifest(manifest: &Manifest) -> Result<(), String> {
-    if manifest.version != FORMAT_VERSION {
-        return Err(format!(
-            "its format is {:?}, this build reads {FORMAT_VERSION:?}",
-            manifest.version
-        ));
-    }
-    match manifest.pipelines.as_slice() {
-        [pipeline] => {
-            check_pipeline(pipeline).map_err(|fault| fault.under("/pipelines/0").to_string())
-        }
-        others => Err(format!(
-            "it has {} pipelines, expected exactly one",
-            others.len()
-        )),
-    }
 }
 
 #[cfg(test)]

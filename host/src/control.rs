@@ -1,17 +1,225 @@
-//! stub
-use crate::{config_store::ConfigStore, gate::Gate};
-/// stub
-pub struct ControlState(Gate);
+//! The control API: edits the draft, and makes it live.
+//!
+//! Promises that nothing is half-applied: an edit is checked and in the store before it is
+//! answered, a publish is built, then stored, then applied, and whatever fails leaves draft and
+//! live as they were. A client that goes away in the middle changes nothing of that. Failures are
+//! problem documents, and every route is in `/openapi.json`. Whether a rule can be built is for
+//! `gate` to say; accepting connections is for `http_server`.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::{
+    Extension, Router,
+    http::{HeaderValue, header},
+    middleware,
+    response::Response,
+    routing::get,
+};
+use tokio::{sync::Mutex, task};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    config_store::{ConfigStore, StoreError},
+    gate::Gate,
+    http_server,
+    manifest::{Manifest, Pipeline},
+};
+
+mod body;
+mod docs;
+mod error;
+mod health;
+mod outputs;
+mod publish;
+mod rules;
+mod settings;
+
+pub use self::error::Problem;
+
+/// Most connections to the control API. Each may hold a body of 1 MiB.
+const MAX_CONNECTIONS: usize = 128;
+
+/// What every handler works on; clones are the same state.
+#[derive(Debug, Clone)]
+pub struct ControlState {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    gate: Gate,
+    store: ConfigStore,
+    /// Held during an edit, so that edits come one after the other. Readers do not wait for it.
+    editing: Arc<Mutex<()>>,
+    /// What the store holds.
+    draft: ArcSwap<Pipeline>,
+    live: ArcSwap<Manifest>,
+}
+
 impl ControlState {
-    /// stub
-    pub fn new(gate: Gate, _store: ConfigStore) -> Self {
-        Self(gate)
+    /// Reads the draft and the live manifest from `store`. Blocks.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn load(gate: Gate, store: ConfigStore) -> Result<Self, StoreError> {
+        let draft = ArcSwap::from_pointee(store.draft()?);
+        let live = ArcSwap::from_pointee(store.live()?);
+        let editing = Arc::new(Mutex::new(()));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                gate,
+                store,
+                editing,
+                draft,
+                live,
+            }),
+        })
+    }
+
+    fn gate(&self) -> &Gate {
+        &self.shared.gate
+    }
+
+    fn draft(&self) -> Arc<Pipeline> {
+        self.shared.draft.load_full()
+    }
+
+    fn live(&self) -> Arc<Manifest> {
+        self.shared.live.load_full()
+    }
+
+    /// Changes the draft: `change` gets a copy and may refuse; what it leaves is stored, and only
+    /// then seen. `change` may compile rules, it does not run on the async runtime.
+    async fn edit<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Pipeline) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.exclusively(move |shared| {
+            let mut draft = Pipeline::clone(&shared.draft.load());
+            let answer = change(&mut draft)?;
+            shared.store.save_draft(&draft)?;
+            shared.draft.store(Arc::new(draft));
+            Ok(answer)
+        })
+        .await
+    }
+
+    /// Runs `work` with no other edit beside it, on a thread where it may block.
+    async fn exclusively<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = Arc::clone(&self.shared.editing).lock_owned().await;
+        let shared = Arc::clone(&self.shared);
+        // From here on it runs to its end even if the client goes away and this future is dropped:
+        // what was stored is also applied. So the turn goes along.
+        let work = move || {
+            let _turn = turn;
+            work(&shared)
+        };
+        finish(task::spawn_blocking(work).await)
+    }
+
+    /// Runs `work`, which changes nothing, on a thread where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let shared = Arc::clone(&self.shared);
+        finish(task::spawn_blocking(move || work(&shared)).await)
     }
 }
-/// stub
-pub fn router(state: ControlState) -> axum::Router {
-    axum::Router::new().route(
-        "/stats",
-        axum::routing::get(move || async move { axum::Json(state.0.stats()) }),
-    )
+
+/// Passes a result on; a panic in the work goes on where it would have gone without the thread.
+fn finish<T>(ended: Result<Result<T, Problem>, task::JoinError>) -> Result<T, Problem> {
+    ended.unwrap_or_else(|err| match err.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Problem::shutting_down()),
+    })
 }
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "StreamGate control API",
+        description = "Edits change the draft; `POST /publish` makes the draft live. Failures are \
+                       problem documents (RFC 9457) with a stable `code`."
+    ),
+    components(schemas(Problem)),
+    tags(
+        (name = "rules", description = "The rules of the draft, in the order they are applied"),
+        (name = "outputs", description = "Where events go"),
+        (name = "settings", description = "Numbers of the draft"),
+        (name = "publish", description = "From draft to live, and what was live before"),
+        (name = "gate", description = "How the gate is doing"),
+        (name = "docs", description = "This description")
+    )
+)]
+struct Description;
+
+/// All routes there are.
+fn routes() -> OpenApiRouter<ControlState> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(health::index))
+        .routes(routes!(rules::list, rules::add, rules::replace_all))
+        .routes(routes!(rules::show, rules::put, rules::delete))
+        .routes(routes!(outputs::list, outputs::add, outputs::clear))
+        .routes(routes!(outputs::show, outputs::put, outputs::delete))
+        .routes(routes!(settings::show_batch_size, settings::set_batch_size))
+        .routes(routes!(publish::show_draft))
+        .routes(routes!(publish::validate))
+        .routes(routes!(publish::publish))
+        .routes(routes!(publish::list_revisions))
+        .routes(routes!(publish::show_revision))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::status))
+        .routes(routes!(health::stats))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::page))
+        .routes(routes!(docs::file))
+        // A link to it may end in a slash.
+        .route("/docs/", get(docs::page))
+}
+
+/// Builds the control API.
+pub fn router(state: ControlState) -> Router {
+    let (router, description) = routes().split_for_parts();
+    router
+        .layer(Extension(docs::Document::build(&description)))
+        .fallback(error::unknown_path)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::map_response(add_headers))
+        .with_state(state)
+}
+
+/// Returns the limits that the control API is served with.
+pub fn http_options() -> http_server::Options {
+    http_server::Options {
+        max_connections: MAX_CONNECTIONS,
+        ..http_server::Options::default()
+    }
+}
+
+/// Adds what every answer has. No CORS headers: pages of other origins have no business here.
+async fn add_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

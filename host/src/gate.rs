@@ -326,3 +326,45 @@ fn launch(
         outputs,
     }
 }
+
+#[cfg(test)]
+impl Gate {
+    /// Makes a gate that nothing comes into: no listeners, no workers.
+    pub(crate) fn without_doors() -> Self {
+        use arc_swap::ArcSwap;
+        use tokio::{runtime::Handle, sync::watch};
+
+        use crate::{
+            books::Books,
+            buffer::Backlog,
+            memory::MIN_BUDGET_BYTES,
+            outputs::{FanOut, Room},
+            pipeline::Overload,
+        };
+
+        let (books, room) = (Arc::new(Books::default()), Arc::new(Room::default()));
+        let memory = Memory::new(MIN_BUDGET_BYTES);
+        let launcher = Launcher {
+            runtime: Handle::current(),
+            books: Arc::clone(&books),
+            room: Arc::clone(&room),
+            running: watch::channel(0).0,
+            abort: watch::channel(false).1,
+        };
+        let revision = first_revision(&Manifest::empty(), &launcher, &memory);
+        let shared = Shared {
+            revision: ArcSwap::from_pointee(revision.expect("the empty manifest builds")),
+            books,
+            backlog: Arc::new(Backlog::default()),
+            fan_out: FanOut { room },
+            overload: Overload::new(memory.budget_bytes() / 2),
+        };
+        Self::new(
+            "test".to_owned(),
+            Arc::new(shared),
+            Vec::new(),
+            memory,
+            launcher,
+        )
+    }
+}

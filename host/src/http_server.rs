@@ -1,9 +1,9 @@
 //! Serves a router over HTTP/1.1: the accept loop of the control API and of the HTTP ingest.
 //!
-//! Promises that no client can hold a connection without sending a request, that there are never
-//! more connections than allowed, and that running out of file descriptors slows accepting instead
-//! of spinning or ending it. What bodies may be and how long they may take is for the router to
-//! say.
+//! Promises that no client can hold a connection without sending a request or without reading the
+//! answer, that there are never more connections than allowed, and that running out of file
+//! descriptors slows accepting instead of spinning or ending it. What bodies may be and how long
+//! they may take is for the router to say.
 //!
 //! Our own loop, because `axum::serve` sets no timeout for the head of a request: a client that
 //! sends one byte a minute would keep its connection for ever.
@@ -56,6 +56,9 @@ pub struct Options {
     pub max_head_bytes: usize,
     /// Most header fields of a request; more are answered with 431. Default: 100.
     pub max_headers: usize,
+    /// Longest time that a client may leave what was sent to it unread; then the connection is
+    /// closed. On Linux only, elsewhere such a client may stay. Default: 30 s.
+    pub unread_timeout: Duration,
     /// How long requests that are under way may still take after `shutdown`. Default: 10 s.
     pub grace_period: Duration,
 }
@@ -67,6 +70,7 @@ impl Default for Options {
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
             max_headers: 100,
+            unread_timeout: Duration::from_secs(30),
             grace_period: Duration::from_secs(10),
         }
     }
@@ -112,10 +116,7 @@ pub async fn serve(
                 }
             }
         };
-        // An answer is written whole; waiting for more to send along only costs time.
-        if let Err(err) = stream.set_nodelay(true) {
-            debug!(error = %err, "could not set TCP_NODELAY");
-        }
+        set_socket_options(&stream, &options);
         connections.spawn(run_connection(
             &http,
             &graceful,
@@ -139,6 +140,22 @@ async fn accept(
         .expect("the semaphore is never closed");
     let (stream, _) = listener.accept().await?;
     Ok((stream, slot))
+}
+
+/// Sets what a connection can also live without, so that a failure is worth no more than a line.
+fn set_socket_options(stream: &TcpStream, options: &Options) {
+    // An answer is written whole; waiting for more to send along only costs time.
+    if let Err(err) = stream.set_nodelay(true) {
+        debug!(error = %err, "could not set TCP_NODELAY");
+    }
+    // The kernel counts the time for us, without a timer for each write. It covers a client that
+    // is gone as well as one that is there and does not read (tcp(7)).
+    #[cfg(target_os = "linux")]
+    if let Err(err) =
+        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(options.unread_timeout))
+    {
+        debug!(error = %err, "could not set TCP_USER_TIMEOUT");
+    }
 }
 
 /// Serves one connection; the slot is free again when it ends.
@@ -259,6 +276,7 @@ mod tests {
         let router = Router::new()
             .route("/slow", get(slow))
             .route("/endless", get(endless))
+            .route("/large", get(|| async { vec![b'x'; 64 * 1024 * 1024] }))
             .route("/id", get(id));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -360,6 +378,22 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn unread_timeout_breached_frees_the_slot() {
+        let unread_timeout = Duration::from_millis(300);
+        let options = Options {
+            max_connections: 1,
+            unread_timeout,
+            ..Options::default()
+        };
+        let server = start(options).await;
+        let _unread = send(server.address, "GET /large HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let request = "GET /id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let answer = read_all(send(server.address, request).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     #[tokio::test]

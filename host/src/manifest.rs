@@ -137,7 +137,7 @@ impl Manifest {
 
     /// The pipeline that events go through.
     pub fn pipeline(&self) -> &Pipeline {
-        // `check` refuses any other number.
+        // `check_manifest` refuses any other number.
         &self.pipelines[0]
     }
 }
@@ -166,6 +166,24 @@ pub fn parse_manifest(text: &[u8]) -> Result<Manifest, Invalid> {
             let pointer = pointer_of(error.path());
             Invalid::new("invalid_manifest", pointer, error.into_inner().to_string())
         })?;
+    if let [pipeline] = manifest.pipelines.as_mut_slice() {
+        for at in 0..pipeline.outputs.len() {
+            if pipeline.outputs[at].id.is_empty() {
+                let id = free_output_id(&pipeline.outputs, &pipeline.outputs[at].kind);
+                pipeline.outputs[at].id = id;
+            }
+        }
+    }
+    check_manifest(&manifest)?;
+    Ok(manifest)
+}
+
+/// Checks what can be said of a manifest without building it. Pointers start at the root.
+///
+/// # Errors
+/// [`Invalid`] for another format, another number of pipelines than one, and what
+/// [`check_pipeline`] refuses.
+pub fn check_manifest(manifest: &Manifest) -> Result<(), Invalid> {
     if manifest.version != FORMAT_VERSION {
         let found: String = manifest.version.chars().take(40).collect();
         return Err(Invalid::new(
@@ -174,7 +192,7 @@ pub fn parse_manifest(text: &[u8]) -> Result<Manifest, Invalid> {
             format!("the version is `{found}`; expected `{FORMAT_VERSION}`"),
         ));
     }
-    let [pipeline] = manifest.pipelines.as_mut_slice() else {
+    let [pipeline] = manifest.pipelines.as_slice() else {
         let found = manifest.pipelines.len();
         return Err(Invalid::new(
             "pipeline_count",
@@ -182,13 +200,7 @@ pub fn parse_manifest(text: &[u8]) -> Result<Manifest, Invalid> {
             format!("there are {found} pipelines; expected exactly one"),
         ));
     };
-    for at in 0..pipeline.outputs.len() {
-        if pipeline.outputs[at].id.is_empty() {
-            pipeline.outputs[at].id = free_output_id(&pipeline.outputs, &pipeline.outputs[at].kind);
-        }
-    }
-    check_pipeline(pipeline).map_err(|fault| fault.under("/pipelines/0"))?;
-    Ok(manifest)
+    check_pipeline(pipeline).map_err(|fault| fault.under("/pipelines/0"))
 }
 
 /// Makes an id for an output that has none: its type and the first number that is free.

@@ -163,7 +163,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     // The control API stays until the end of the drain, so that one can watch it.
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
-    let control_router = control::router(ControlState::new(gate.clone(), store));
+    let control_router = control::router(ControlState::load(gate.clone(), store)?);
     let mut ingests = JoinSet::new();
     doors.announce()?;
     if let Some(listener) = doors.control {

@@ -26,10 +26,8 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::{
-    MAX_FILE_BYTES, MAX_REVISIONS, RevisionSummary, StoreError, check_manifest, check_next, encode,
-};
-use crate::manifest::{Manifest, Pipeline, check_pipeline};
+use super::{MAX_FILE_BYTES, MAX_REVISIONS, RevisionSummary, StoreError, check_next, encode};
+use crate::manifest::{Manifest, Pipeline, check_manifest, check_pipeline};
 
 const DRAFT_REMEDY: &str = "remove it to go on with the live manifest as the draft";
 const LIVE_REMEDY: &str = "put a copy of the newest file in `revisions/` in its place";
@@ -212,6 +210,12 @@ fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
         .mode(0o700)
         .create(directory.join("revisions"))
         .map_err(failed)?;
+    sync_directory(directory).map_err(failed)?;
+    // Makes a new directory itself outlast a power cut. Its parent may be one we cannot open, and
+    // then somebody else made this one.
+    if let Some(parent) = fs::canonicalize(directory).map_err(failed)?.parent() {
+        let _ = sync_directory(parent);
+    }
     let lock = File::options()
         .write(true)
         .create(true)
@@ -253,8 +257,8 @@ fn read_revision(directory: &Path, number: u64) -> Result<Option<Manifest>, Stor
 
 fn read_manifest(path: &Path, remedy: &'static str) -> Result<Option<Manifest>, StoreError> {
     let manifest: Option<Manifest> = read_json(path, remedy)?;
-    if let Some(Err(found)) = manifest.as_ref().map(check_manifest) {
-        return Err(unusable(path, found, remedy));
+    if let Some(Err(fault)) = manifest.as_ref().map(check_manifest) {
+        return Err(unusable(path, fault.to_string(), remedy));
     }
     Ok(manifest)
 }

@@ -1,0 +1,234 @@
+//! Failures as problem documents (RFC 9457): one shape for every answer that is not a success.
+//!
+//! Promises that a client gets a status, a stable code and a sentence with the remedy, and that
+//! what only an operator should see (paths, causes) goes to the log instead.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use axum::{
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tracing::error;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder},
+};
+
+use crate::{config_store::StoreError, manifest::Invalid};
+
+/// Why a request failed, as the client sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "code": "invalid_regex",
+    "detail": "`pattern` does not compile: unclosed group at byte 4",
+    "pointer": "/params/pattern"
+}))]
+pub struct Problem {
+    /// `about:blank`: the kind of problem is that of the status; `code` says which.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The name of the status.
+    #[schema(value_type = String)]
+    title: Cow<'static, str>,
+    /// The HTTP status.
+    status: u16,
+    /// Stable, for programs: `invalid_json`, `duplicate_id`, `unknown_rule`, ...
+    code: &'static str,
+    /// What was found, what was expected, and the remedy.
+    detail: String,
+    /// JSON pointer (RFC 6901) to the offending field of the body, or of the draft in answers of
+    /// `/validate` and `/publish`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<String>,
+}
+
+impl Problem {
+    /// Returns a problem that is not about a field.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: Cow::Borrowed(status.canonical_reason().unwrap_or("Error")),
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+            pointer: None,
+        }
+    }
+
+    /// Says which field it is about.
+    pub fn at(mut self, pointer: impl Into<String>) -> Self {
+        self.pointer = Some(pointer.into());
+        self
+    }
+
+    /// The process is ending and takes no more work.
+    pub fn shutting_down() -> Self {
+        let detail = "the gate is shutting down; nothing was changed";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail)
+    }
+
+    /// The id in a path is that of nothing.
+    pub fn unknown(what: &str, code: &'static str, id: &str) -> Self {
+        // An id may be as long as a request head; nobody needs it back whole.
+        let shown: String = id.chars().take(128).collect();
+        Self::new(
+            StatusCode::NOT_FOUND,
+            code,
+            format!("there is no {what} `{shown}`"),
+        )
+    }
+
+    /// The id in a body is taken.
+    pub fn duplicate(what: &str, id: &str) -> Self {
+        let detail = format!(
+            "there is a {what} `{id}` already; choose another `id`, or replace it with PUT"
+        );
+        Self::new(StatusCode::CONFLICT, "duplicate_id", detail).at("/id")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).expect("made from a `StatusCode`");
+        let body = serde_json::to_vec(&self).expect("strings and numbers are always JSON");
+        let kind = HeaderValue::from_static("application/problem+json");
+        (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(fault: Invalid) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, fault.code, fault.message).at(fault.pointer)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(err: StoreError) -> Self {
+        match &err {
+            StoreError::Conflict { .. } => {
+                Self::new(StatusCode::CONFLICT, "publish_conflict", err.to_string())
+            }
+            StoreError::TooLarge { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "config_too_large",
+                err.to_string(),
+            ),
+            _ => {
+                error!(
+                    error = &err as &dyn std::error::Error,
+                    "the config store failed"
+                );
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "store_failed",
+                    "the config store failed, so nothing was changed; the log of the gate says why",
+                )
+            }
+        }
+    }
+}
+
+/// In the description: how reading a body and checking what it says can fail.
+pub(super) struct BodyProblems;
+/// In the description: the id in the path is that of nothing.
+pub(super) struct NotFound;
+/// In the description: the id in the body is taken.
+pub(super) struct IdTaken;
+/// In the description: the draft cannot be built.
+pub(super) struct NotBuildable;
+/// In the description: somebody else published in between.
+pub(super) struct PublishConflict;
+/// In the description: the gate is not ready.
+pub(super) struct NotReady;
+/// In the description: the store failed.
+pub(super) struct StoreFailed;
+
+impl IntoResponses for BodyProblems {
+    fn responses() -> Described {
+        describe([
+            ("400", "the request is not JSON, not UTF-8 or breaks off"),
+            ("408", "the body did not arrive in time"),
+            ("413", "the body is larger than 1 MiB"),
+            (
+                "422",
+                "the body has another shape, or what it says cannot be built",
+            ),
+        ])
+    }
+}
+
+impl IntoResponses for NotFound {
+    fn responses() -> Described {
+        describe([("404", "there is none of this id")])
+    }
+}
+
+impl IntoResponses for IdTaken {
+    fn responses() -> Described {
+        describe([("409", "the id is taken")])
+    }
+}
+
+impl IntoResponses for NotBuildable {
+    fn responses() -> Described {
+        describe([(
+            "422",
+            "the draft cannot be built; the pointer starts at the draft",
+        )])
+    }
+}
+
+impl IntoResponses for PublishConflict {
+    fn responses() -> Described {
+        describe([("409", "somebody else published in between")])
+    }
+}
+
+impl IntoResponses for NotReady {
+    fn responses() -> Described {
+        describe([("503", "the gate takes no events now")])
+    }
+}
+
+impl IntoResponses for StoreFailed {
+    fn responses() -> Described {
+        describe([("500", "the config store failed; nothing was changed")])
+    }
+}
+
+type Described = BTreeMap<String, RefOr<openapi::Response>>;
+
+fn describe<const N: usize>(problems: [(&str, &str); N]) -> Described {
+    let described = problems.map(|(status, description)| {
+        let schema = Ref::from_schema_name("Problem");
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", content);
+        (status.to_owned(), RefOr::T(response.build()))
+    });
+    described.into()
+}
+
+/// Answers for a path that is not served.
+pub(super) async fn unknown_path(request: Request) -> Problem {
+    let path: String = request.uri().path().chars().take(128).collect();
+    let detail = format!("there is nothing at `{path}`; `/docs` lists what there is");
+    Problem::new(StatusCode::NOT_FOUND, "unknown_path", detail)
+}
+
+/// Answers for a method that a path does not have; axum adds the `Allow` header.
+pub(super) async fn wrong_method(request: Request) -> Problem {
+    let path: String = request.uri().path().chars().take(128).collect();
+    let detail = format!(
+        "`{path}` does not take {}; the `Allow` header and `/docs` say what it takes",
+        request.method()
+    );
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
+}

@@ -1,0 +1,136 @@
+//! How the gate is doing: for people, for orchestrators, for programs.
+
+use axum::{extract::State, http::StatusCode, response::Json};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{ControlState, Problem, error::NotReady};
+use crate::{books::Stats, gate::Status};
+
+/// What this is, and where to go from here.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Index {
+    /// `ok`.
+    status: &'static str,
+    /// `streamgate-control-plane`.
+    service: &'static str,
+    /// Version of the gate.
+    version: &'static str,
+    /// Paths worth knowing.
+    links: Links,
+}
+
+/// Paths worth knowing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Links {
+    /// The API, described for people.
+    docs: &'static str,
+    /// The API, described for programs.
+    openapi: &'static str,
+    /// The rules of the draft.
+    rules: &'static str,
+    /// The outputs of the draft.
+    outputs: &'static str,
+    /// The whole draft.
+    draft: &'static str,
+    /// What was published.
+    revisions: &'static str,
+    /// How the gate is doing.
+    status: &'static str,
+    /// What happened to every event.
+    stats: &'static str,
+}
+
+/// One word.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok`, or `ready`.
+    status: &'static str,
+}
+
+/// Says what this is.
+#[utoipa::path(
+    get, path = "/", tag = "gate",
+    responses((status = 200, description = "What this is", body = Index, example = json!({
+        "status": "ok",
+        "service": "streamgate-control-plane",
+        "version": "0.1.0",
+        "links": {
+            "docs": "/docs", "openapi": "/openapi.json", "rules": "/rules", "outputs": "/outputs",
+            "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats"
+        }
+    })))
+)]
+pub(super) async fn index() -> Json<Index> {
+    Json(Index {
+        status: "ok",
+        service: "streamgate-control-plane",
+        version: env!("CARGO_PKG_VERSION"),
+        links: Links {
+            docs: "/docs",
+            openapi: "/openapi.json",
+            rules: "/rules",
+            outputs: "/outputs",
+            draft: "/draft",
+            revisions: "/revisions",
+            status: "/status",
+            stats: "/stats",
+        },
+    })
+}
+
+/// Answers as long as the process can answer: restart it if this fails.
+#[utoipa::path(
+    get, path = "/healthz", tag = "gate",
+    responses((
+        status = 200, description = "The process answers",
+        body = Health, example = json!({"status": "ok"})
+    ))
+)]
+pub(super) async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Says whether the gate takes events: send it none if this fails.
+#[utoipa::path(
+    get, path = "/readyz", tag = "gate",
+    responses((
+        status = 200, description = "Events are taken",
+        body = Health, example = json!({"status": "ready"})
+    ), NotReady)
+)]
+pub(super) async fn readyz(State(state): State<ControlState>) -> Result<Json<Health>, Problem> {
+    if !state.gate().is_ready() {
+        let detail = "the gate takes no events now: it is starting or shutting down";
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_ready",
+            detail,
+        ));
+    }
+    Ok(Json(Health { status: "ready" }))
+}
+
+/// Shows what the gate runs and how each part of it is doing.
+#[utoipa::path(
+    get, path = "/status", tag = "gate",
+    responses((
+        status = 200, description = "How each part is doing",
+        body = Status
+    ))
+)]
+pub(super) async fn status(State(state): State<ControlState>) -> Json<Status> {
+    Json(state.gate().status())
+}
+
+/// Shows the books: what happened to every event.
+#[utoipa::path(
+    get, path = "/stats", tag = "gate",
+    responses((
+        status = 200, description = "The books",
+        body = Stats
+    ))
+)]
+pub(super) async fn stats(State(state): State<ControlState>) -> Json<Stats> {
+    Json(state.gate().stats())
+}

@@ -1,0 +1,266 @@
+//! From draft to live: looking at the draft, checking it, publishing it, and the history.
+//!
+//! Promises the order prepare, store, apply: what cannot be built is not stored, what cannot be
+//! stored is not applied, and applying cannot fail.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    extract::{Request, State},
+    response::Json,
+};
+use serde::Serialize;
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::{
+    ControlState, Problem, Shared,
+    body::{self, Id},
+    error::{BodyProblems, NotBuildable, NotFound, PublishConflict, StoreFailed},
+};
+use crate::{
+    config_store::RevisionSummary,
+    manifest::{FORMAT_VERSION, Manifest, Pipeline},
+};
+
+/// The draft, and what became of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Draft {
+    /// The revision that is live; 0 if nothing was published yet.
+    live_revision: u64,
+    /// Whether publishing would change anything.
+    differs_from_live: bool,
+    /// The draft.
+    pipeline: Pipeline,
+}
+
+/// The answer when the draft can be published.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Valid {
+    /// `valid`.
+    status: &'static str,
+    /// How many rules the draft has, disabled ones included.
+    rules: usize,
+    /// How many outputs it has; none means the console.
+    outputs: usize,
+}
+
+/// The answer when the draft was published.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Published {
+    /// `published`.
+    status: &'static str,
+    /// The revision that is live now.
+    revision: u64,
+    /// The manifest that is live now.
+    manifest: Manifest,
+    /// How many gates were told.
+    subscribers_notified: usize,
+    /// How each of them did.
+    gates: Vec<Applied>,
+}
+
+/// What a gate made of a publish.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Applied {
+    /// Name of the gate.
+    id: String,
+    /// `applied`.
+    status: &'static str,
+    /// How long the change took, in milliseconds.
+    apply_ms: f64,
+}
+
+/// Shows the whole draft, and whether it differs from what is live.
+#[utoipa::path(
+    get, path = "/draft", tag = "publish",
+    responses(
+        (status = 200, description = "The draft", body = Draft, example = json!({
+            "live_revision": 1,
+            "differs_from_live": true,
+            "pipeline": {
+                "name": "default_pipeline",
+                "processors": [{"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}],
+                "outputs": [],
+                "batch_size": 100
+            }
+        })),
+    )
+)]
+pub(super) async fn show_draft(State(state): State<ControlState>) -> Json<Draft> {
+    let (draft, live) = (state.draft(), state.live());
+    Json(Draft {
+        live_revision: live.revision,
+        differs_from_live: *draft != *live.pipeline(),
+        pipeline: Pipeline::clone(&draft),
+    })
+}
+
+/// Builds the draft without making it live.
+#[utoipa::path(
+    post, path = "/validate", tag = "publish",
+    responses(
+        (
+            status = 200, description = "The draft can be published",
+            body = Valid, example = json!({"status": "valid", "rules": 1, "outputs": 0})
+        ),
+        BodyProblems,
+        NotBuildable,
+    )
+)]
+pub(super) async fn validate(
+    State(state): State<ControlState>,
+    request: Request,
+) -> Result<Json<Valid>, Problem> {
+    // Nothing in it is asked for; it is read so that a client which sends one gets its answer.
+    body::read(request).await?;
+    let valid = state.blocking(|shared| {
+        let manifest = next_manifest(shared);
+        shared.gate.prepare(&manifest)?;
+        let pipeline = manifest.pipeline();
+        Ok(Valid {
+            status: "valid",
+            rules: pipeline.processors.len(),
+            outputs: pipeline.outputs.len(),
+        })
+    });
+    valid.await.map(Json)
+}
+
+/// Makes the draft live as the next revision.
+///
+/// It is built first, then stored, then applied; a failure on the way changes nothing.
+#[utoipa::path(
+    post, path = "/publish", tag = "publish",
+    responses(
+        (status = 200, description = "The draft is live", body = Published, example = json!({
+            "status": "published",
+            "revision": 1,
+            "manifest": {
+                "version": "1.0",
+                "revision": 1,
+                "timestamp": 1767225600.0,
+                "pipelines": [{
+                    "name": "default_pipeline",
+                    "processors": [{"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}],
+                    "outputs": [],
+                    "batch_size": 100
+                }]
+            },
+            "subscribers_notified": 1,
+            "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}]
+        })),
+        BodyProblems,
+        NotBuildable,
+        PublishConflict,
+        StoreFailed,
+    )
+)]
+pub(super) async fn publish(
+    State(state): State<ControlState>,
+    request: Request,
+) -> Result<Json<Published>, Problem> {
+    body::read(request).await?;
+    state.exclusively(publish_draft).await.map(Json)
+}
+
+/// Lists what was published, newest first.
+#[utoipa::path(
+    get, path = "/revisions", tag = "publish",
+    responses(
+        (
+            status = 200, description = "What was published",
+            body = [RevisionSummary], example = json!([
+            {"revision": 1, "timestamp": 1767225600.0, "rules": 1, "outputs": 0}
+        ])),
+        StoreFailed,
+    )
+)]
+pub(super) async fn list_revisions(
+    State(state): State<ControlState>,
+) -> Result<Json<Vec<RevisionSummary>>, Problem> {
+    let mut revisions = state
+        .blocking(|shared| Ok(shared.store.revisions()?))
+        .await?;
+    revisions.reverse();
+    Ok(Json(revisions))
+}
+
+/// Shows the manifest of a revision.
+#[utoipa::path(
+    get, path = "/revisions/{revision}", tag = "publish",
+    params(("revision" = u64, Path, description = "Number of the revision", example = 1)),
+    responses(
+        (status = 200, description = "The manifest", body = Manifest, example = json!({
+            "version": "1.0",
+            "revision": 1,
+            "timestamp": 1767225600.0,
+            "pipelines": [{
+                "name": "default_pipeline", "processors": [], "outputs": [], "batch_size": 100
+            }]
+        })),
+        NotFound,
+        StoreFailed,
+    )
+)]
+pub(super) async fn show_revision(
+    State(state): State<ControlState>,
+    Id(revision): Id,
+) -> Result<Json<Manifest>, Problem> {
+    let found = state.blocking(move |shared| {
+        // What is not a number is the name of no revision.
+        let found = match revision.parse() {
+            Ok(number) => shared.store.revision(number)?,
+            Err(_) => None,
+        };
+        found.ok_or_else(|| Problem::unknown("revision", "unknown_revision", &revision))
+    });
+    found.await.map(Json)
+}
+
+/// Builds, stores and applies the draft. Only one at a time.
+fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
+    let manifest = next_manifest(shared);
+    let prepared = shared.gate.prepare(&manifest)?;
+    shared.store.publish(&manifest)?;
+    let took = shared.gate.apply(prepared);
+    shared.live.store(Arc::new(manifest.clone()));
+    info!(
+        revision = manifest.revision,
+        apply_ms = milliseconds(took),
+        "published a revision"
+    );
+    let applied = Applied {
+        id: shared.gate.id().to_owned(),
+        status: "applied",
+        apply_ms: milliseconds(took),
+    };
+    Ok(Published {
+        status: "published",
+        revision: manifest.revision,
+        manifest,
+        subscribers_notified: 1,
+        gates: vec![applied],
+    })
+}
+
+/// The manifest that the draft makes if it is published now.
+fn next_manifest(shared: &Shared) -> Manifest {
+    // A clock before 1970 is wrong, and no reason to refuse a publish.
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Manifest {
+        version: FORMAT_VERSION.to_owned(),
+        revision: shared.live.load().revision + 1,
+        timestamp: now.as_secs_f64(),
+        pipelines: vec![Pipeline::clone(&shared.draft.load())],
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
