@@ -341,7 +341,8 @@ async fn outputs_are_edited() {
             "invalid_output",
         )
         .await;
-    assert_eq!(problem["pointer"], "/url");
+    assert_eq!(problem["pointer"], "");
+    assert!(problem["detail"].as_str().unwrap().contains("`url`"));
     let problem = api
         .refused(
             "POST",
