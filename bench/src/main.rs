@@ -2,7 +2,7 @@
 //!
 //! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
 //! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
-//! `measure` is one run. `throughput` and `latency` are the commands; `reference` has the programs that
+//! `measure` is one run. `throughput`, `latency` and `chain` are the commands; `reference` has the programs that
 //! the gate is compared with. `README.md` says how to run it and how to read it.
 
 use std::io::{Write, stderr};
@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod cases;
+mod chain;
 mod contender;
 mod events;
 mod generator;
@@ -31,14 +32,14 @@ struct Cli {
     command: Benchmark,
 }
 
-// The chain alone, in process and without sockets, becomes a third benchmark beside these two: a
-// variant here and a file `chain.rs`, with the cases and blocks of `cases.rs` and `events.rs`.
 #[derive(Subcommand)]
 enum Benchmark {
     /// CPU time of an event, and events a second, when the process is given all it can take
     Throughput(throughput::Args),
     /// Time from an event's intended send time to its arrival, at a fixed rate
     Latency(latency::Args),
+    /// Time of an event in the rules alone, without sockets, queues or threads
+    Chain(chain::Args),
     /// The bare relay, as a process of its own
     #[command(hide = true)]
     Relay(reference::relay::Args),
@@ -62,6 +63,7 @@ fn run(command: &Benchmark) -> Result<()> {
     match command {
         Benchmark::Throughput(args) => throughput::run(args),
         Benchmark::Latency(args) => latency::run(args),
+        Benchmark::Chain(args) => chain::run(args),
         Benchmark::Relay(args) => reference::relay::run(args),
         Benchmark::Plain(args) => reference::plain::run(args),
     }

@@ -16,7 +16,7 @@ use crate::measure::{self, Cost};
 use crate::report::{Origin, median, save};
 
 /// A block is about this long, as long as a read.
-const BLOCK_BYTES: usize = 256 * 1024;
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 /// How many events the relay is given to find out how many make a run of the right length.
 const CALIBRATION_EVENTS: usize = 1_000_000;
 /// How long the relay should need for a run.

@@ -19,6 +19,7 @@ mod json;
 mod matcher;
 mod redact;
 mod sample;
+mod scan;
 
 /// The names that a rule's `type` may have.
 pub const TYPES: [&str; 4] = ["attribute_filter", "filter", "redact", "sample"];

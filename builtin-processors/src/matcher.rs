@@ -2,9 +2,9 @@
 //!
 //! The rule of the house: never run a regex per event. A [`Matcher`] scans a slice of many events
 //! for the next *candidate*; only the event it lies in is then decided on, by [`Matcher::confirms`]
-//! or by the exact regex. For keywords candidates are exact. For a pattern the scan runs a widened
-//! form of it that can match wherever the exact one can, never across two events, so that nothing
-//! is missed and an anchor costs nothing.
+//! or by the exact regex. For keywords candidates are exact. For a pattern the scan looks for what
+//! every match must contain (`scan`), or else runs a widened form of the pattern that can match
+//! wherever the exact one can, never across two events; so nothing is missed.
 
 use aho_corasick::AhoCorasick;
 use memchr::memmem;
@@ -15,7 +15,7 @@ use regex_automata::{
 };
 use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
 
-use crate::{RuleError, shown};
+use crate::{RuleError, scan::Shape, shown};
 
 /// Longest pattern or keyword, in bytes.
 pub(crate) const MAX_PATTERN_BYTES: usize = 16 * 1024;
@@ -139,10 +139,19 @@ impl Matcher {
 /// A user's regular expression: one form to scan with, one to decide with.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
-    /// Matches somewhere in every event that `exact` matches in, and maybe in others.
-    widened: Regex,
+    /// Finds something in every event that `exact` matches in, and maybe in others.
+    scan: Scan,
     /// The user's words, applied to the body of one event.
     exact: Regex,
+}
+
+/// How whole slices are scanned for a pattern.
+#[derive(Debug, Clone)]
+enum Scan {
+    /// For a stretch of fixed length that every match contains.
+    Shape(Shape),
+    /// By the widened pattern, where there is no such stretch that tells enough.
+    Regex(Regex),
 }
 
 impl Pattern {
@@ -208,17 +217,26 @@ impl Pattern {
                     invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
                 })
         };
+        let scan = match Shape::of(&widened) {
+            Some(shape) => Scan::Shape(shape),
+            None => Scan::Regex(compile(&widened)?),
+        };
         Ok(Self {
-            widened: compile(&widened)?,
+            scan,
             exact: compile(&hir)?,
         })
     }
 
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
-        let input = Input::new(slice).span(at..slice.len()).earliest(true);
-        // The start would cost a second, backward scan; the end lies in the same event, since the
-        // widened pattern matches no line feed and never the empty string.
-        self.widened.search_half(&input).map(|hit| hit.offset() - 1)
+        match &self.scan {
+            Scan::Shape(shape) => shape.find(slice, at),
+            Scan::Regex(widened) => {
+                let input = Input::new(slice).span(at..slice.len()).earliest(true);
+                // The start would cost a second, backward scan; the end lies in the same event,
+                // since the widened pattern matches no line feed and never the empty string.
+                widened.search_half(&input).map(|hit| hit.offset() - 1)
+            }
+        }
     }
 
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
