@@ -9,7 +9,7 @@
 use aho_corasick::AhoCorasick;
 use memchr::memmem;
 use regex_automata::{
-    Input, MatchKind, PatternID,
+    Input, Match, MatchKind, PatternID,
     meta::Regex,
     util::{captures::Captures, syntax},
 };
@@ -239,12 +239,47 @@ impl Pattern {
         }
     }
 
+    /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
-        self.exact.is_match(body)
+        self.next_input(body, 0)
+            .is_some_and(|from| self.exact.is_match(Input::new(body).span(from..body.len())))
     }
 
-    pub(crate) fn exact(&self) -> &Regex {
-        &self.exact
+    /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
+    /// them.
+    pub(crate) fn next_match(
+        &self,
+        body: &[u8],
+        at: usize,
+        captures: Option<&mut Captures>,
+    ) -> Option<Match> {
+        let from = self.next_input(body, at)?;
+        let input = Input::new(body).span(from..body.len());
+        match captures {
+            None => self.exact.search(&input),
+            Some(captures) => {
+                self.exact.search_captures(&input, captures);
+                captures.get_match()
+            }
+        }
+    }
+
+    /// Returns where the regex has to begin; `None` if there cannot be a match.
+    ///
+    /// It is slow, so it is brought as near to the next match as can be told.
+    fn next_input(&self, body: &[u8], at: usize) -> Option<usize> {
+        let Scan::Shape(shape) = &self.scan else {
+            return Some(at);
+        };
+        let row = shape.find(body, at)?;
+        // A row may also lie inside what was matched before, or belong to no match; then the regex
+        // goes on from here to the next one by itself.
+        match shape.most_before() {
+            Some(most_before) if body[at..].is_ascii() => {
+                Some(row.saturating_sub(most_before).max(at))
+            }
+            _ => Some(at),
+        }
     }
 
     pub(crate) fn captures(&self) -> Captures {

@@ -9,7 +9,7 @@
 //! Every match in an event is replaced, from left to right. What lies outside the matches is never
 //! changed. A replacement cannot make a new event: a line feed in it is refused.
 
-use regex_automata::{Input, util::captures::Captures};
+use regex_automata::util::captures::Captures;
 use serde::Deserialize;
 use streamgate_guest::{Batch, NoRoom, Processor, Rest, Rewrite, Tally, Verdict};
 
@@ -105,13 +105,8 @@ fn rewrite_body(
         .any(|part| matches!(part, Part::Group(_)));
     let mut copied = 0;
     loop {
-        let input = Input::new(body).span(copied..body.len());
-        let found = if needs_groups {
-            pattern.exact().search_captures(&input, captures);
-            captures.get_match()
-        } else {
-            pattern.exact().search(&input)
-        };
+        let groups = needs_groups.then_some(&mut *captures);
+        let found = pattern.next_match(body, copied, groups);
         // No pattern matches the empty string, so every turn moves on.
         let Some(found) = found else { break };
         rewrite.push(&body[copied..found.start()])?;
@@ -206,7 +201,80 @@ fn parse_replacement(replacement: &str, pattern: &Pattern) -> Result<Vec<Part>, 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use regex_automata::{meta::Regex, util::syntax};
+
     use super::*;
+
+    /// Replaces the slow way: the regex, from the start of each body. The match is put in `<>`, or
+    /// left out of them.
+    fn redact_slowly(regex: &Regex, body: &[u8], with_match: bool) -> Vec<u8> {
+        let (mut out, mut copied) = (Vec::new(), 0);
+        for found in regex.find_iter(body) {
+            let shown = if with_match { found.range() } else { 0..0 };
+            out.extend_from_slice(&body[copied..found.start()]);
+            out.extend_from_slice(&[b"<", &body[shown], b">"].concat());
+            copied = found.end();
+        }
+        out.extend_from_slice(&body[copied..]);
+        out
+    }
+
+    fn some_pattern() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            r"\d", r"\d{2}", r"\d{1,3}", "-", "-", r"\.", "a", "[a-c]+", r"\b", "^", "$", "x?",
+            "(?:a|bc)", "é", ".",
+        ]);
+        prop::collection::vec(piece, 1..7).prop_map(|pieces| pieces.concat())
+    }
+
+    fn some_body() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "1",
+            "23",
+            "-",
+            "-",
+            ".",
+            "a",
+            "bc",
+            " ",
+            "x",
+            "é",
+            "\u{661}",
+            "\r",
+            "some words without any digits in them, long enough for a block of 64 bytes ",
+        ]);
+        prop::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn redaction_agrees_with_the_slow_twin(
+            pattern in some_pattern(),
+            bodies in prop::collection::vec(some_body(), 1..6),
+            groups in any::<bool>(),
+        ) {
+            let params = Params {
+                pattern: pattern.clone(),
+                replacement: Some(if groups { "<$0>" } else { "<>" }.to_owned()),
+                ignore_case: false,
+            };
+            let Ok(mut redact) = Redact::build(&params, OnError::Mask) else { return Ok(()) };
+            let syntax = syntax::Config::new().utf8(false);
+            let regex = Regex::builder().syntax(syntax).build(&pattern).expect("compiles");
+            let joined: String = bodies.iter().flat_map(|body| [body.as_str(), "\n"]).collect();
+            let mut batch = Batch::from_lines(joined);
+            let expected: Vec<Vec<u8>> = batch
+                .iter()
+                .map(|event| redact_slowly(&regex, event.body(), groups))
+                .collect();
+            redact.process(&mut batch);
+            let found: Vec<Vec<u8>> = batch.iter().map(|event| event.body().to_vec()).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
 
     #[test]
     fn an_event_that_outgrows_the_batch_meets_on_error() {

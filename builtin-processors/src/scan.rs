@@ -47,6 +47,8 @@ pub(crate) struct Shape {
     beyond: ByteSet,
     /// Length of the row.
     length: usize,
+    /// How far before the row an ASCII match may begin, if there is a bound.
+    most_before: Option<usize>,
 }
 
 /// A class of ASCII bytes and where in the row it stands.
@@ -107,14 +109,12 @@ impl Shape {
     ///
     /// The pattern must match no line feed, as `matcher::widen` sees to.
     pub(crate) fn of(hir: &Hir) -> Option<Self> {
-        let mut rows = Rows::default();
+        let mut rows = Rows::new();
         rows.walk(hir);
         rows.end();
         let exhausted = rows.steps == MAX_STEPS;
-        rows.best
-            .filter(|_| !exhausted)
-            .as_deref()
-            .map(Self::from_row)
+        let (row, most_before) = rows.best.filter(|_| !exhausted)?;
+        Some(Self::from_row(&row, most_before))
     }
 
     /// Finds the next byte at or after `at` that a match may contain.
@@ -126,7 +126,7 @@ impl Shape {
         scalar::find(self, haystack, at)
     }
 
-    fn from_row(row: &[Place]) -> Self {
+    fn from_row(row: &[Place], most_before: Option<usize>) -> Self {
         let mut classes: Vec<RowClass> = Vec::new();
         let mut beyond = ByteSet::default();
         for (at, place) in (0..).zip(row) {
@@ -143,7 +143,14 @@ impl Shape {
             classes,
             beyond,
             length: row.len(),
+            most_before,
         }
+    }
+
+    /// Returns how far before the row a match of ASCII characters only may begin, if there is a
+    /// bound.
+    pub(crate) fn most_before(&self) -> Option<usize> {
+        self.most_before
     }
 
     /// Whether the whole row lies at `at`.
@@ -190,16 +197,29 @@ struct Place {
 }
 
 /// The rows of a pattern, found from left to right.
-#[derive(Default)]
 struct Rows {
     row: Vec<Place>,
-    best: Option<Vec<Place>>,
+    /// How many bytes of an ASCII match come before the row, and before the next place, at most.
+    before_row: Option<usize>,
+    before: Option<usize>,
+    best: Option<(Vec<Place>, Option<usize>)>,
     best_selectivity: f64,
     /// How much of the pattern was walked over.
     steps: usize,
 }
 
 impl Rows {
+    fn new() -> Self {
+        Self {
+            row: Vec::new(),
+            before_row: Some(0),
+            before: Some(0),
+            best: None,
+            best_selectivity: 0.0,
+            steps: 0,
+        }
+    }
+
     fn walk(&mut self, hir: &Hir) {
         if self.steps == MAX_STEPS {
             return;
@@ -215,6 +235,7 @@ impl Rows {
             }
             HirKind::Class(class) => match place_of_class(class) {
                 Some(place) => self.push(place),
+                // It matches nothing, and so does what it is part of.
                 None => self.end(),
             },
             HirKind::Capture(capture) => self.walk(&capture.sub),
@@ -224,17 +245,32 @@ impl Rows {
                 // again precede what comes after, and between the two the distance is unknown.
                 let turns = repetition.min.min(MAX_PLACES as u32);
                 let fixed = repetition.max == Some(repetition.min) && turns == repetition.min;
+                let begun = self.before;
                 for _ in 0..turns {
                     self.walk(&repetition.sub);
                 }
                 if !fixed {
                     self.end();
+                    self.before = begun
+                        .zip(repetition.max)
+                        .zip(repetition.sub.properties().maximum_len())
+                        .and_then(|((begun, most), length)| {
+                            let more = usize::try_from(most - turns).ok()?;
+                            more.checked_mul(length)?.checked_add(begun)
+                        });
                     for _ in 0..turns {
                         self.walk(&repetition.sub);
                     }
                 }
             }
-            HirKind::Alternation(_) => self.end(),
+            HirKind::Alternation(_) => {
+                self.end();
+                let length = hir.properties().maximum_len();
+                self.before = self
+                    .before
+                    .zip(length)
+                    .map(|(before, length)| before + length);
+            }
         }
     }
 
@@ -242,7 +278,11 @@ impl Rows {
         if self.row.len() == MAX_PLACES {
             self.end();
         }
+        if self.row.is_empty() {
+            self.before_row = self.before;
+        }
         self.row.push(place);
+        self.before = self.before.map(|before| before + 1);
     }
 
     /// Ends a row: what comes next has no fixed distance to it.
@@ -254,7 +294,7 @@ impl Rows {
             .product();
         if !row.is_empty() && told >= LEAST_SELECTIVITY && told > self.best_selectivity {
             self.best_selectivity = told;
-            self.best = Some(row);
+            self.best = Some((row, self.before_row));
         }
     }
 }
@@ -345,6 +385,22 @@ mod tests {
                 length,
                 "{pattern}"
             );
+        }
+    }
+
+    #[test]
+    fn the_distance_to_the_start_of_a_match_is_known() {
+        for (pattern, most_before) in [
+            (r"\d{3}-\d{2}-\d{4}", Some(0)),
+            // A digit of Unicode has up to four bytes.
+            (r"\b\d{1,3}\.\d{1,3}\b", Some(8)),
+            (r"[0-9]{1,3}\.[0-9]{1,3}", Some(2)),
+            (r"(?:ab|cde)?key=\d{16}", Some(3)),
+            (r"[a-z]+@[a-z]+", None),
+            (r"x*AKIA", None),
+        ] {
+            let shape = shape(pattern).expect("has a row");
+            assert_eq!(shape.most_before(), most_before, "{pattern}");
         }
     }
 
