@@ -2,6 +2,8 @@
 
 mod framing;
 mod http_ingest;
+mod outputs;
 mod passthrough;
 mod quick_start;
+mod rules;
 mod support;
