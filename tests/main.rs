@@ -5,5 +5,6 @@ mod http_ingest;
 mod outputs;
 mod passthrough;
 mod quick_start;
+mod reload;
 mod rules;
 mod support;
