@@ -6,5 +6,7 @@ mod outputs;
 mod passthrough;
 mod quick_start;
 mod reload;
+mod restart;
 mod rules;
+mod shutdown;
 mod support;
