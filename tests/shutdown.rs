@@ -3,11 +3,15 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Body, Gate, HttpReceiver, PATIENCE, Reply, Request, Setup, TcpReceiver, eventually, lines_of,
@@ -183,6 +187,27 @@ fn readyz_says_no_once_the_end_has_begun() {
     assert_eq!(gate.get("/healthz")["status"], "ok");
     gate.terminate();
     assert_eq!(gate.wait().status.code(), Some(1));
+}
+
+#[test]
+fn publish_while_it_drains_is_refused_and_holds_nothing_up() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let answering = Arc::clone(&answers);
+    let receiver = HttpReceiver::answering(move |_| match answering.load(Ordering::SeqCst) {
+        true => Reply::Status(200),
+        false => Reply::Status(503),
+    });
+    let mut gate = hanging(&receiver, "20s");
+    gate.terminate();
+    eventually("the outputs are let go of", || {
+        gate.get("/status")["outputs"] == json!([])
+    });
+    let problem = gate.try_edit("POST", "/publish", &Value::Null);
+    assert_eq!(problem.expect(503).json()["code"], "shutting_down");
+    answers.store(true, Ordering::SeqCst);
+    let ended = gate.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    receiver.wait_for(b"stuck\n");
 }
 
 /// A gate with one event that its output does not get rid of.
