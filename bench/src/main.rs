@@ -1,2 +1,68 @@
-//! Whole-process benchmark.
-fn main() {}
+//! Whole-process benchmark: runs the real gate over loopback TCP and measures it from outside.
+//!
+//! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
+//! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
+//! `measure` is one run. `throughput` and `latency` are the commands; `reference` has the programs that
+//! the gate is compared with. `README.md` says how to run it and how to read it.
+
+use std::io::{Write, stderr};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod cases;
+mod contender;
+mod events;
+mod generator;
+mod latency;
+mod measure;
+mod receiver;
+mod reference;
+mod report;
+mod subject;
+mod throughput;
+
+/// Measures StreamGate as a whole process, from outside, with every event checked.
+#[derive(Parser)]
+#[command(name = "streamgate-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Benchmark,
+}
+
+// The chain alone, in process and without sockets, becomes a third benchmark beside these two: a
+// variant here and a file `chain.rs`, with the cases and blocks of `cases.rs` and `events.rs`.
+#[derive(Subcommand)]
+enum Benchmark {
+    /// CPU time of an event, and events a second, when the process is given all it can take
+    Throughput(throughput::Args),
+    /// Time from an event's intended send time to its arrival, at a fixed rate
+    Latency(latency::Args),
+    /// The bare relay, as a process of its own
+    #[command(hide = true)]
+    Relay(reference::relay::Args),
+    /// The plain gate, as a process of its own
+    #[command(hide = true)]
+    Plain(reference::plain::Args),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be done if stderr is closed.
+            drop(writeln!(stderr().lock(), "streamgate-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Benchmark) -> Result<()> {
+    match command {
+        Benchmark::Throughput(args) => throughput::run(args),
+        Benchmark::Latency(args) => latency::run(args),
+        Benchmark::Relay(args) => reference::relay::run(args),
+        Benchmark::Plain(args) => reference::plain::run(args),
+    }
+}

@@ -436,13 +436,18 @@ mod tests {
     }
 
     #[test]
+    fn broken_files_are_refused_with_the_line() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), "tcp = 'off'\nudp = 7\n").expect("written");
+        let error = load(&["--config", file.path().to_str().expect("UTF-8")]).expect_err("no text");
+        assert!(error.to_string().contains("line 2: "), "{error}");
+    }
+
+    #[test]
     fn unknown_settings_in_the_file_are_refused() {
         let file = tempfile::NamedTempFile::new().expect("temporary file");
         std::fs::write(file.path(), "tcp = 'off'\ntpc = 'off'\n").expect("written");
         let error = load(&["--config", file.path().to_str().expect("UTF-8")]).expect_err("unknown");
-        assert!(
-            error.to_string().contains("line 2: unknown field `tpc`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("unknown field `tpc`"), "{error}");
     }
 }

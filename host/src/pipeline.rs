@@ -90,11 +90,11 @@ impl Overload {
     /// Looks at what waits. If it is the outputs that hold the workers up, skipping rules would
     /// only send them more: that is no overload.
     fn update(&self, waiting_bytes: usize, outputs_are_slow: bool) -> bool {
-        let percent = waiting_bytes.saturating_mul(100) / self.room_bytes.max(1);
+        let share_is_above = |percent| waiting_bytes * 100 > self.room_bytes * percent;
         let was = self.is_active();
         let is = match was {
-            true => percent > OVERLOAD_ENDS_PERCENT,
-            false => percent >= OVERLOAD_BEGINS_PERCENT && !outputs_are_slow,
+            true => share_is_above(OVERLOAD_ENDS_PERCENT),
+            false => share_is_above(OVERLOAD_BEGINS_PERCENT) && !outputs_are_slow,
         };
         // Only the worker that flips the state says so; transitions are as rare as the distance
         // between the two marks makes them.
@@ -214,11 +214,11 @@ mod tests {
     #[test]
     fn overload_begins_at_80_percent_and_ends_at_50() {
         let overload = Overload::new(1000);
-        assert!(!overload.update(799, false));
-        assert!(overload.update(800, false));
+        assert!(!overload.update(800, false));
+        assert!(overload.update(801, false));
         assert!(overload.update(501, false));
         assert!(!overload.update(500, false));
-        assert!(!overload.update(799, false));
+        assert!(!overload.update(800, false));
         assert_eq!(overload.entered(), 1);
     }
 

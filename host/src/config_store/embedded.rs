@@ -561,7 +561,7 @@ mod tests {
         let cases: [(&str, &[u8], &str); 8] = [
             ("live.json", b"", "newest file"),
             ("live.json", b"\xff\xfe\x00", "newest file"),
-            ("live.json", wrong_format.as_bytes(), "its format is \"9\""),
+            ("live.json", wrong_format.as_bytes(), "the version is `9`"),
             ("live.json", no_pipeline.as_bytes(), "0 pipelines"),
             ("draft.json", b"[1, 2", "remove it"),
             (

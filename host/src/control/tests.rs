@@ -270,7 +270,7 @@ async fn wrong_rules_are_refused_with_a_pointer() {
         (
             "PUT",
             "/rules",
-            r#"[{"id":"x","type":"filter"},{"id":"x","type":"filter"}]"#,
+            r#"[{"id":"x","type":"filter","params":{"value":"x"}},{"id":"x","type":"filter","params":{"value":"x"}}]"#,
             422,
             "duplicate_id",
             "/1/id",
@@ -278,7 +278,7 @@ async fn wrong_rules_are_refused_with_a_pointer() {
         (
             "PUT",
             "/rules",
-            r#"[{"id":"x","type":"filter"},{"id":"y","type":"nonsense"}]"#,
+            r#"[{"id":"x","type":"filter","params":{"value":"x"}},{"id":"y","type":"nonsense"}]"#,
             422,
             "unknown_rule_type",
             "/1/type",
@@ -327,7 +327,7 @@ async fn outputs_are_edited() {
     api.refused(
         "POST",
         "/outputs",
-        &http("http-2", "x").to_string(),
+        &http("http-2", "http://x").to_string(),
         409,
         "duplicate_id",
     )
@@ -341,7 +341,8 @@ async fn outputs_are_edited() {
             "invalid_output",
         )
         .await;
-    assert_eq!(problem["pointer"], "/url");
+    assert_eq!(problem["pointer"], "");
+    assert!(problem["detail"].as_str().unwrap().contains("`url`"));
     let problem = api
         .refused(
             "POST",
@@ -587,7 +588,10 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn body_limit_obeyed() {
     let api = Api::new();
     let mut rule = rule("a");
-    rule["params"]["value"] = "x".repeat(body::MAX_BODY_BYTES - 100).into();
+    let keywords = vec!["x".repeat(10_000); body::MAX_BODY_BYTES / 10_003 - 1];
+    rule["params"] = json!({"values": keywords});
+    let length = rule.to_string().len();
+    assert!((body::MAX_BODY_BYTES * 9 / 10..body::MAX_BODY_BYTES).contains(&length));
     api.ok("POST", "/rules", rule).await;
 }
 
