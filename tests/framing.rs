@@ -61,7 +61,7 @@ fn endless_line_takes_no_memory() {
     const MEBIBYTE: usize = 1024 * 1024;
     let receiver = TcpReceiver::start();
     let gate = Setup::new()
-        .to_tcp(receiver.address())
+        .sending_to(receiver.address())
         .flag("memory-budget", "64MiB")
         .start();
     let mut stream = gate.connect();

@@ -149,7 +149,7 @@ fn what_makes_no_sense_is_refused_whole() {
         ),
     ];
     for (name, request, status, code) in &cases {
-        refused(name, gate.ingest(request), *status, code);
+        refused(name, &gate.ingest(request), *status, code);
     }
     refused_none_taken(&gate, cases.len());
     gate.finish(1);
@@ -160,9 +160,9 @@ fn only_posts_to_ingest_are_taken() {
     let gate = Setup::new().start();
     let get = gate.ingest(&Request::new("GET", "/ingest"));
     assert_eq!(get.header("allow"), Some("POST"), "{get}");
-    refused("GET", get, 405, "method_not_allowed");
+    refused("GET", &get, 405, "method_not_allowed");
     let elsewhere = Request::new("POST", "/rules").body(Body::Whole(b"x\n"));
-    refused("elsewhere", gate.ingest(&elsewhere), 404, "not_found");
+    refused("elsewhere", &gate.ingest(&elsewhere), 404, "not_found");
     gate.finish(0);
 }
 
@@ -173,15 +173,15 @@ fn body_above_the_limit_is_refused() {
     let announced = post(&[]).body(Body::Zeros(HUNDRED_MEGABYTES));
     refused(
         "by its length",
-        gate.ingest(&announced),
+        &gate.ingest(&announced),
         413,
         "body_too_large",
     );
     let body = vec![b'\n'; HUNDRED_MEGABYTES];
     let chunked = post(&[]).body(Body::Chunked(&body));
-    refused("in chunks", gate.ingest(&chunked), 413, "body_too_large");
+    refused("in chunks", &gate.ingest(&chunked), 413, "body_too_large");
     let json = post(&[JSON]).body(Body::Chunked(&body));
-    refused("JSON in chunks", gate.ingest(&json), 413, "body_too_large");
+    refused("JSON in chunks", &gate.ingest(&json), 413, "body_too_large");
     refused_none_taken(&gate, 3);
     gate.finish(1);
 }
@@ -194,7 +194,7 @@ fn body_of_the_limit_is_taken() {
     assert_eq!(answer.expect(202).json()["accepted"], 1);
     let longer = [b"m".to_vec(), line.clone()].concat();
     let answer = gate.ingest(&post(&[]).body(Body::Chunked(&longer)));
-    refused("one byte more", answer, 413, "body_too_large");
+    refused("one byte more", &answer, 413, "body_too_large");
     gate.settled(1);
     gate.stdout.wait_for(&line);
     gate.stop();
@@ -211,7 +211,7 @@ fn decompression_bomb_is_refused() {
         for kind in ["text/plain", "application/json"] {
             let headers = [("Content-Encoding", encoding), ("Content-Type", kind)];
             let answer = gate.ingest(&post(&headers).body(Body::Whole(&bomb)));
-            refused(encoding, answer, 413, "body_too_large");
+            refused(encoding, &answer, 413, "body_too_large");
         }
     }
     let peak = gate.peak_memory();
@@ -244,7 +244,7 @@ fn spent_budget_pushes_back() {
     let line = post(&[]).body(Body::Whole(b"over HTTP\n"));
     let answer = gate.ingest(&line);
     assert_eq!(answer.header("retry-after"), Some("1"), "{answer}");
-    refused("no room", answer, 429, "no_memory");
+    refused("no room", &answer, 429, "no_memory");
 
     gate.send_datagram(b"over UDP\nand one more");
     eventually("the datagram is shed", || gate.pipeline()["shed"] == 2);
@@ -305,7 +305,7 @@ fn accepted(headers: &[(&str, &str)], body: &[u8], events: u64, out: &[u8]) {
 
 /// Asserts that it was refused with a problem document.
 #[track_caller]
-fn refused(name: &str, answer: Answer, status: u16, code: &str) {
+fn refused(name: &str, answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status, status, "{name}: {answer}");
     assert_eq!(
         answer.header("content-type"),

@@ -173,7 +173,7 @@ fn sender_is_not_held_up_when_every_output_hangs() {
     const EVENTS: usize = 400_000;
     let hanging = TcpReceiver::hanging();
     let gate = Setup::new()
-        .to_tcp(hanging.address())
+        .sending_to(hanging.address())
         .flag("memory-budget", "32MiB")
         .flag("grace-period", "100ms")
         .start();
@@ -230,7 +230,7 @@ fn events_that_are_refused_for_good_are_counted() {
 #[test]
 fn tcp_output_connects_again() {
     let mut receiver = TcpReceiver::start();
-    let gate = Setup::new().to_tcp(receiver.address()).start();
+    let gate = Setup::new().sending_to(receiver.address()).start();
     gate.send(b"before\n");
     receiver.received.wait_for(b"before\n");
     receiver.pause();
@@ -252,7 +252,7 @@ fn tcp_output_connects_again() {
 #[test]
 fn output_that_is_replaced_sends_what_it_has() {
     let (old, new) = (TcpReceiver::start(), TcpReceiver::start());
-    let gate = Setup::new().to_tcp(old.address()).start();
+    let gate = Setup::new().sending_to(old.address()).start();
     gate.send(&numbered(0..5_000));
     eventually("it is taken", || gate.pipeline()["received"] == 5_000);
     eventually("it is worked on", || gate.pipeline()["in_flight"] == 0);

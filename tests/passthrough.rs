@@ -19,7 +19,7 @@ const MARK_BYTES: usize = 3;
 #[test]
 fn every_byte_passes_to_a_tcp_output() {
     let receiver = TcpReceiver::start();
-    let gate = Setup::new().to_tcp(receiver.address()).start();
+    let gate = Setup::new().sending_to(receiver.address()).start();
     one_after_the_other(&gate, |expected| receiver.received.wait_for(expected));
     gate.stop();
 }
@@ -42,7 +42,7 @@ fn every_byte_passes_to_an_http_output() {
 #[test]
 fn fifty_connections_keep_their_order_to_a_tcp_output() {
     let receiver = TcpReceiver::start();
-    let gate = Setup::new().to_tcp(receiver.address()).start();
+    let gate = Setup::new().sending_to(receiver.address()).start();
     all_at_once(gate, |_, length| {
         eventually("everything arrives", || receiver.received.len() >= length);
         receiver.received.bytes()

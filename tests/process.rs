@@ -225,7 +225,7 @@ fn store_that_cannot_be_opened_is_an_error() {
     ended.expect_error(1, "cannot open the store");
     let closed = folder.path().join("closed");
     fs::create_dir(&closed).expect("the directory is ours");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("it is ours");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("it is ours");
     // For root there are no closed doors.
     if fs::read_dir(&closed).is_err() {
         let ended = Setup::new().store(&closed).run_to_end();

@@ -93,7 +93,7 @@ fn publishes_under_load(publishes: u64, setup: Setup) {
             }
         })
     };
-    let gate = setup.to_tcp(receiver.address()).start();
+    let gate = setup.sending_to(receiver.address()).start();
     // The last revision whose publish was answered, and whether it is enough. The gate begins with
     // revision 1, which has no rules.
     let (answered, ended) = (AtomicU64::new(0), AtomicBool::new(false));

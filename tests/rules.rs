@@ -110,7 +110,7 @@ fn sample_by_key_keeps_the_same_traces_on_every_gate() {
         .collect();
     let sampled = || {
         let receiver = TcpReceiver::start();
-        let gate = Setup::new().to_tcp(receiver.address()).start();
+        let gate = Setup::new().sending_to(receiver.address()).start();
         gate.edit("PUT", "/rules", &rules);
         gate.publish();
         gate.send(events.concat().as_bytes());

@@ -22,7 +22,7 @@ use crate::support::{
 fn what_was_accepted_under_load_is_sent() {
     const CONNECTIONS: usize = 4;
     let receiver = TcpReceiver::start();
-    let mut gate = Setup::new().to_tcp(receiver.address()).start();
+    let mut gate = Setup::new().sending_to(receiver.address()).start();
     let streams: Vec<_> = (0..CONNECTIONS).map(|_| gate.connect()).collect();
     let ended = thread::scope(|scope| {
         for (number, mut stream) in streams.into_iter().enumerate() {
@@ -148,7 +148,7 @@ fn grace_period_breached_ends_it_with_an_error() {
 fn output_that_comes_back_within_the_grace_period_gets_everything() {
     let mut receiver = TcpReceiver::absent();
     let mut gate = Setup::new()
-        .to_tcp(receiver.address())
+        .sending_to(receiver.address())
         .flag("grace-period", "20s")
         .start();
     gate.send(b"one\ntwo\n");

@@ -26,7 +26,7 @@ pub(crate) use self::{
     events::{compress, generated_logs, lines_of, pseudo_random},
     gate::{Ended, Gate, Setup},
     http::{Answer, Body, Request, request},
-    receiver::{HttpReceiver, Received, Reply, TcpReceiver},
+    receiver::{HttpReceiver, Reply, TcpReceiver},
 };
 
 /// How long a test waits for anything. Far more than is needed, on a slow machine too.

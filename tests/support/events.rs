@@ -37,9 +37,12 @@ fn read_to_end(mut encoder: impl AsyncRead + Unpin) -> Vec<u8> {
     compressed
 }
 
+/// Makes the lines of a file, one after the other, by their numbers.
+type MakeLine = fn(&mut Rng, usize) -> Vec<u8>;
+
 /// Sixteen files, by what is peculiar about them.
 pub(crate) fn generated_logs() -> Vec<(String, Vec<u8>)> {
-    let kinds: [(&str, fn(&mut Rng, usize) -> Vec<u8>); 16] = [
+    let kinds: [(&str, MakeLine); 16] = [
         ("lf", |rng, at| [message(rng, at), b"\n".to_vec()].concat()),
         ("crlf", |rng, at| {
             [message(rng, at), b"\r\n".to_vec()].concat()
@@ -109,7 +112,7 @@ pub(crate) fn generated_logs() -> Vec<(String, Vec<u8>)> {
             [message(rng, at), bytes, b"\n".to_vec()].concat()
         }),
     ];
-    let make = |(seed, (name, line)): (usize, (&str, fn(&mut Rng, usize) -> Vec<u8>))| {
+    let make = |(seed, (name, line)): (usize, (&str, MakeLine))| {
         let mut rng = pseudo_random(seed as u64);
         let file = (0..LINES).flat_map(|at| line(&mut rng, at)).collect();
         (name.to_owned(), file)

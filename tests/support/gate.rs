@@ -101,7 +101,7 @@ impl Setup {
     }
 
     /// Begins with one TCP output.
-    pub(crate) fn to_tcp(self, address: SocketAddr) -> Self {
+    pub(crate) fn sending_to(self, address: SocketAddr) -> Self {
         let output = json!([{"id": "out", "type": "tcp", "address": address.to_string()}]);
         self.manifest(&json!([]), &output)
     }
