@@ -315,7 +315,7 @@ fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {
     toml::from_str(&text).map_err(|error| {
         let line = error
             .span()
-            .map(|span| text[..span.start].lines().count().max(1));
+            .map(|span| text[..span.start].matches('\n').count() + 1);
         let place = line.map_or(String::new(), |line| format!("line {line}: "));
         let message = format!("{place}{}", error.message());
         ConfigError::InvalidFile {
@@ -448,6 +448,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("temporary file");
         std::fs::write(file.path(), "tcp = 'off'\ntpc = 'off'\n").expect("written");
         let error = load(&["--config", file.path().to_str().expect("UTF-8")]).expect_err("unknown");
-        assert!(error.to_string().contains("unknown field `tpc`"), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("line 2: unknown field `tpc`"), "{message}");
     }
 }

@@ -1,7 +1,10 @@
 //! The running gate, as the control plane sees it: prepare a revision, make it live, ask how it is.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,8 +41,11 @@ struct Inner {
     queues: Vec<Arc<WorkQueue>>,
     memory: Arc<Memory>,
     launcher: Launcher,
-    /// Held while a revision is made live, so that two of them cannot mix their outputs.
-    applying: Mutex<()>,
+    /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
+    /// the outputs were let go of: what is made live then starts none that the end would wait for.
+    applying: Mutex<bool>,
+    /// The doors are closing.
+    ending: AtomicBool,
 }
 
 /// A compiled revision that is not live yet.
@@ -97,7 +103,8 @@ impl Gate {
         launcher: Launcher,
     ) -> Self {
         let started = Instant::now();
-        let applying = Mutex::new(());
+        let applying = Mutex::new(false);
+        let ending = AtomicBool::new(false);
         Self {
             inner: Arc::new(Inner {
                 id,
@@ -107,6 +114,7 @@ impl Gate {
                 memory,
                 launcher,
                 applying,
+                ending,
             }),
         }
     }
@@ -116,9 +124,14 @@ impl Gate {
         &self.inner.id
     }
 
-    /// Returns whether events are taken: always, once there is a gate.
+    /// Returns whether events are taken: until the end begins.
     pub fn is_ready(&self) -> bool {
-        !*self.inner.launcher.abort.borrow()
+        !self.inner.ending.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the end has begun.
+    pub fn begin_end(&self) {
+        self.inner.ending.store(true, Ordering::SeqCst);
     }
 
     /// Checks a manifest and compiles it; nothing changes. Takes processor time.
@@ -142,7 +155,10 @@ impl Gate {
             ..
         } = &*self.inner;
         let begun = Instant::now();
-        let _applying = applying.lock();
+        let retired = applying.lock();
+        if *retired {
+            return begun.elapsed();
+        }
         let live = shared.revision.load_full();
         let revision = launch(prepared, launcher, memory, &live.outputs);
         let (number, rules) = (revision.number, revision.chain.rules().len());
@@ -220,7 +236,8 @@ impl Gate {
             applying,
             ..
         } = &*self.inner;
-        let _applying = applying.lock();
+        let mut retired = applying.lock();
+        *retired = true;
         let live = shared.revision.load_full();
         let empty = CompiledChain::build(&[], &shared.books, None).expect("no rule can be wrong");
         shared.revision.store(Arc::new(Revision {

@@ -183,7 +183,7 @@ impl OutputHandle {
         let (queued_bytes, queue_limit_bytes) = self.queue.fill();
         let state = match () {
             () if self.state.failing.load(Ordering::Relaxed) => "failing",
-            () if queued_bytes >= queue_limit_bytes && self.state.is_stalled() => "stalled",
+            () if self.queue.is_full() && self.state.is_stalled() => "stalled",
             () => "ok",
         };
         OutputStatus {

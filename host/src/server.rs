@@ -200,6 +200,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     info!(revision = live.revision, workers = config.workers, "ready");
 
     end.begun().await;
+    gate.begin_end();
     info!(grace_seconds = config.grace_period.as_secs(), "draining");
     let deadline = Instant::now() + config.grace_period;
     let drained = drain(deadline, ingests, &queues, workers, &gate, outputs_running).await;

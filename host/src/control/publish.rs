@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem, Shared,
     body::{self, Id},
-    error::{BodyProblems, NotBuildable, NotFound, PublishConflict, StoreFailed},
+    error::{BodyProblems, NotBuildable, NotFound, NotReady, PublishConflict, StoreFailed},
 };
 use crate::{
     config_store::RevisionSummary,
@@ -156,6 +156,7 @@ pub(super) async fn validate(
         BodyProblems,
         NotBuildable,
         PublishConflict,
+        NotReady,
         StoreFailed,
     )
 )]
@@ -223,6 +224,9 @@ pub(super) async fn show_revision(
 
 /// Builds, stores and applies the draft. Only one at a time.
 fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
+    if !shared.gate.is_ready() {
+        return Err(Problem::shutting_down());
+    }
     let manifest = next_manifest(shared);
     let prepared = shared.gate.prepare(&manifest)?;
     shared.store.publish(&manifest)?;

@@ -156,11 +156,19 @@ impl Connection {
                 continue;
             };
             let limit = block.capacity();
-            let read = read_now(&mut self.stream, &mut block.buffer_mut()[carried..limit]).await?;
-            let Some(read) = read else {
+            let read = read_now(&mut self.stream, &mut block.buffer_mut()[carried..limit]).await;
+            let Some(read) = read.transpose() else {
                 // Readiness was a false alarm.
                 self.keep(block, 0..carried);
                 continue;
+            };
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    // What came of a line before a reset counts like a last line.
+                    self.keep(block, 0..carried);
+                    return Err(error);
+                }
             };
             if read == 0 {
                 self.keep(block, 0..carried);

@@ -122,6 +122,8 @@ struct State {
     /// What is waiting and what was taken and is not done, in bytes of memory.
     held_bytes: usize,
     limit_bytes: usize,
+    /// The last delivery that was offered did not fit, and nothing was done since.
+    full: bool,
     batch_size: u32,
     closed: bool,
 }
@@ -132,6 +134,7 @@ impl OutputQueue {
             waiting: VecDeque::new(),
             held_bytes: 0,
             limit_bytes,
+            full: false,
             batch_size,
             closed: false,
         };
@@ -148,6 +151,7 @@ impl OutputQueue {
         let mut state = self.state.lock();
         let after = state.held_bytes.saturating_add(delivery.footprint);
         if state.held_bytes > 0 && after > state.limit_bytes {
+            state.full = true;
             return false;
         }
         if state.held_bytes == 0 {
@@ -191,7 +195,10 @@ impl OutputQueue {
         let footprint = group.footprint();
         // First the buffers, then the room for more of them.
         drop(group);
-        self.state.lock().held_bytes -= footprint;
+        let mut state = self.state.lock();
+        state.held_bytes -= footprint;
+        state.full = false;
+        drop(state);
         self.room.announce();
     }
 
@@ -209,6 +216,11 @@ impl OutputQueue {
     /// Returns the most events in one send.
     pub(super) fn batch_size(&self) -> usize {
         self.state.lock().batch_size as usize
+    }
+
+    /// Returns whether the last delivery that was offered did not fit, and nothing was done since.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.lock().full
     }
 
     /// Returns the bytes held and the most that may be.

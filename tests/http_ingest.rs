@@ -1,0 +1,331 @@
+//! `POST /ingest`: every dialect, and everything that is refused, whole.
+
+use std::{
+    io::{ErrorKind, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::support::{Answer, Body, Gate, Request, Setup, compress, eventually, request};
+
+#[test]
+fn lines_are_events() {
+    accepted(&[], b"one\ntwo\r\n\nfour", 4, b"one\ntwo\r\n\nfour\n");
+}
+
+#[test]
+fn ndjson_lines_are_events() {
+    let body = b"{\"a\": 1}\n{\"a\":  2}\n";
+    let kind = ("Content-Type", "application/x-ndjson");
+    accepted(&[kind], body, 2, body);
+}
+
+#[test]
+fn elements_of_a_json_array_are_events() {
+    let body = b"[{\"a\": 1}, \"text\", \"two\\nlines\", 3, null, [4]]";
+    let events = b"{\"a\": 1}\ntext\n\"two\\nlines\"\n3\nnull\n[4]\n";
+    accepted(&[JSON], body, 6, events);
+}
+
+#[test]
+fn pretty_printed_json_object_is_one_event() {
+    let body = b"{\n  \"level\": \"INFO\",\r\n  \"body\": \"x\\ny\"\n}\n";
+    let event = b"{   \"level\": \"INFO\",    \"body\": \"x\\ny\" }\n";
+    accepted(&[JSON], body, 1, event);
+}
+
+#[test]
+fn json_values_in_a_row_are_events() {
+    let kind = ("Content-Type", "application/vnd.logs+json; charset=utf-8");
+    accepted(
+        &[kind],
+        b"{\"a\":1}\n{\"a\":2} \"three\"",
+        3,
+        b"{\"a\":1}\n{\"a\":2}\nthree\n",
+    );
+}
+
+#[test]
+fn empty_body_has_no_events() {
+    accepted(&[], b"", 0, b"");
+    accepted(&[JSON], b"[]", 0, b"");
+}
+
+#[test]
+fn compressed_bodies_are_decoded() {
+    let lines = b"packed: one\npacked: two\n".repeat(5_000);
+    let gate = Setup::new().start();
+    for (at, encoding) in ["gzip", "deflate", "zstd"].into_iter().enumerate() {
+        let packed = compress(encoding, &lines);
+        let post = post(&[("Content-Encoding", encoding)]).body(Body::Whole(&packed));
+        let answer = gate.ingest(&post).expect(202);
+        assert_eq!(answer.json()["accepted"], 10_000);
+        gate.settled(10_000 * (at as u64 + 1));
+    }
+    gate.stdout.wait_for(&lines.repeat(3));
+    gate.stop();
+}
+
+#[test]
+fn members_of_a_gzip_body_are_read_to_the_last() {
+    let packed = [compress("gzip", b"one\n"), compress("gzip", b"two\n")].concat();
+    accepted(&[("Content-Encoding", "gzip")], &packed, 2, b"one\ntwo\n");
+}
+
+#[test]
+fn chunked_body_is_read() {
+    let lines = b"a chunk of it\n".repeat(20_000);
+    let gate = Setup::new().start();
+    let answer = gate.ingest(&post(&[]).body(Body::Chunked(&lines)));
+    assert_eq!(answer.expect(202).json()["accepted"], 20_000);
+    gate.settled(20_000);
+    gate.stdout.wait_for(&lines);
+    gate.stop();
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_whole() {
+    let gate = Setup::new().start();
+    let packed = compress("gzip", &b"lost?\n".repeat(1_000));
+    let cut = &packed[..packed.len() - 9];
+    let gzip = ("Content-Encoding", "gzip");
+    let zstd = ("Content-Encoding", "zstd");
+    let cases: [(&str, Request<'_>, u16, &str); 9] = [
+        (
+            "unknown encoding",
+            post(&[("Content-Encoding", "br")]).body(Body::Whole(b"x\n")),
+            415,
+            "unknown_encoding",
+        ),
+        (
+            "several encodings",
+            post(&[("Content-Encoding", "gzip, gzip")]).body(Body::Whole(b"x\n")),
+            415,
+            "unknown_encoding",
+        ),
+        (
+            "no gzip",
+            post(&[gzip]).body(Body::Whole(b"these are lines\n")),
+            400,
+            "undecodable_body",
+        ),
+        (
+            "half of a gzip",
+            post(&[gzip]).body(Body::Whole(cut)),
+            400,
+            "undecodable_body",
+        ),
+        (
+            "gzip that is said to be zstd",
+            post(&[zstd]).body(Body::Whole(&packed)),
+            400,
+            "undecodable_body",
+        ),
+        (
+            "half an array",
+            post(&[JSON]).body(Body::Whole(b"[\"one\", \"two\"")),
+            400,
+            "invalid_json",
+        ),
+        (
+            "an array and more",
+            post(&[JSON]).body(Body::Whole(b"[\"one\"] two")),
+            400,
+            "invalid_json",
+        ),
+        (
+            "an object and half of one",
+            post(&[JSON]).body(Body::Whole(b"{\"a\":1}\n{\"a\":")),
+            400,
+            "invalid_json",
+        ),
+        (
+            "lines that are said to be JSON",
+            post(&[JSON]).body(Body::Whole(b"just a line\n")),
+            400,
+            "invalid_json",
+        ),
+    ];
+    for (name, request, status, code) in &cases {
+        refused(name, &gate.ingest(request), *status, code);
+    }
+    refused_none_taken(&gate, cases.len());
+    gate.finish(1);
+}
+
+#[test]
+fn only_posts_to_ingest_are_taken() {
+    let gate = Setup::new().start();
+    let get = gate.ingest(&Request::new("GET", "/ingest"));
+    assert_eq!(get.header("allow"), Some("POST"), "{get}");
+    refused("GET", &get, 405, "method_not_allowed");
+    let elsewhere = Request::new("POST", "/rules").body(Body::Whole(b"x\n"));
+    refused("elsewhere", &gate.ingest(&elsewhere), 404, "not_found");
+    gate.finish(0);
+}
+
+#[test]
+fn body_above_the_limit_is_refused() {
+    const HUNDRED_MEGABYTES: usize = 100 * 1024 * 1024;
+    let gate = Setup::new().start();
+    let announced = post(&[]).body(Body::Zeros(HUNDRED_MEGABYTES));
+    refused(
+        "by its length",
+        &gate.ingest(&announced),
+        413,
+        "body_too_large",
+    );
+    let body = vec![b'\n'; HUNDRED_MEGABYTES];
+    let chunked = post(&[]).body(Body::Chunked(&body));
+    refused("in chunks", &gate.ingest(&chunked), 413, "body_too_large");
+    let json = post(&[JSON]).body(Body::Chunked(&body));
+    refused("JSON in chunks", &gate.ingest(&json), 413, "body_too_large");
+    refused_none_taken(&gate, 3);
+    gate.finish(1);
+}
+
+#[test]
+fn body_of_the_limit_is_taken() {
+    let gate = Setup::new().flag("max-body", "1000").start();
+    let line = [vec![b'm'; 999], b"\n".to_vec()].concat();
+    let answer = gate.ingest(&post(&[]).body(Body::Whole(&line)));
+    assert_eq!(answer.expect(202).json()["accepted"], 1);
+    let longer = [b"m".to_vec(), line.clone()].concat();
+    let answer = gate.ingest(&post(&[]).body(Body::Chunked(&longer)));
+    refused("one byte more", &answer, 413, "body_too_large");
+    gate.settled(1);
+    gate.stdout.wait_for(&line);
+    gate.stop();
+}
+
+#[test]
+fn decompression_bomb_is_refused() {
+    const MEBIBYTE: usize = 1024 * 1024;
+    let gate = Setup::new().flag("memory-budget", "64MiB").start();
+    let zeros = vec![0; 64 * MEBIBYTE];
+    for encoding in ["gzip", "zstd"] {
+        let bomb = compress(encoding, &zeros);
+        assert!(bomb.len() < MEBIBYTE, "it is small");
+        for kind in ["text/plain", "application/json"] {
+            let headers = [("Content-Encoding", encoding), ("Content-Type", kind)];
+            let answer = gate.ingest(&post(&headers).body(Body::Whole(&bomb)));
+            refused(encoding, &answer, 413, "body_too_large");
+        }
+    }
+    let peak = gate.peak_memory();
+    assert!(peak < 150 * MEBIBYTE, "it took {peak} bytes");
+    refused_none_taken(&gate, 4);
+    gate.finish(1);
+}
+
+/// Requests whose bodies do not come hold the budget: 429 over HTTP, a pause over TCP, and a count
+/// of what is shed over UDP; and everything goes on when there is room again.
+#[test]
+fn spent_budget_pushes_back() {
+    const MEBIBYTE: usize = 1024 * 1024;
+    let gate = Setup::new().flag("memory-budget", "32MiB").start();
+    let unfinished = Request::new("POST", "/ingest").body(Body::Zeros(MEBIBYTE));
+    let holders: Vec<TcpStream> = (0..128)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gate.http()).expect("the gate listens");
+            let head = unfinished.head();
+            stream.write_all(head.as_bytes()).expect("the gate reads");
+            stream.write_all(b"never taken\n").expect("the gate reads");
+            stream
+        })
+        .collect();
+    eventually("the budget is spent", || {
+        let memory = &gate.get("/status")["memory"];
+        memory["used_bytes"] == memory["budget_bytes"]
+    });
+
+    let line = post(&[]).body(Body::Whole(b"over HTTP\n"));
+    let answer = gate.ingest(&line);
+    assert_eq!(answer.header("retry-after"), Some("1"), "{answer}");
+    refused("no room", &answer, 429, "no_memory");
+
+    gate.send_datagram(b"over UDP\nand one more");
+    eventually("the datagram is shed", || gate.pipeline()["shed"] == 2);
+
+    let mut stream = gate.connect();
+    let patience = Some(Duration::from_millis(200));
+    stream.set_write_timeout(patience).expect("an option");
+    let piece = b"over TCP\n".repeat(10_000);
+    let (mut written, mut pushed_back) = (0, false);
+    while !pushed_back && written < 256 * MEBIBYTE {
+        match stream.write(&piece[written % piece.len()..]) {
+            Ok(bytes) => written += bytes,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                pushed_back = true;
+            }
+        }
+    }
+    assert!(pushed_back, "the sender was never slowed down");
+    assert_eq!(gate.pipeline()["ingest"]["tcp"]["received"], 0);
+
+    drop(holders);
+    drop(stream);
+    let answer = request(gate.http(), &line).expect("the gate answers");
+    // The first connection may have taken the room at once; then it is given back soon.
+    if answer.status != 202 {
+        eventually("there is room again", || gate.ingest(&line).status == 202);
+    }
+    let lines = written.div_ceil(b"over TCP\n".len());
+    let stats = gate.settled(2 + lines as u64 + 1);
+    assert_eq!(stats["ingest"]["tcp"]["received"], lines);
+    assert_eq!(stats["ingest"]["udp"]["shed"], 2);
+    assert_eq!(stats["shed"], 2);
+    assert_eq!(stats["outputs"][0]["sent"], lines + 1);
+    gate.stop();
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn post<'a>(headers: &[(&'a str, &str)]) -> Request<'a> {
+    headers
+        .iter()
+        .fold(Request::new("POST", "/ingest"), |request, (name, value)| {
+            request.header(name, *value)
+        })
+}
+
+/// Sends a body to a new gate, which takes so many events out of it.
+#[track_caller]
+fn accepted(headers: &[(&str, &str)], body: &[u8], events: u64, out: &[u8]) {
+    let gate = Setup::new().start();
+    let answer = gate.ingest(&post(headers).body(Body::Whole(body)));
+    assert_eq!(answer.expect(202).json()["accepted"], events);
+    gate.settled(events);
+    gate.stdout.wait_for(out);
+    gate.stop();
+}
+
+/// Asserts that it was refused with a problem document.
+#[track_caller]
+fn refused(name: &str, answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{name}: {answer}");
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json"),
+        "{name}: {answer}"
+    );
+    let problem: Value = answer.json();
+    assert_eq!(problem["code"], code, "{name}: {problem}");
+    assert_eq!(problem["status"], status, "{name}: {problem}");
+    let detail = problem["detail"].as_str().expect("a sentence");
+    assert!(detail.len() > 20, "{name}: {problem}");
+}
+
+/// Asserts that so many requests were refused, that nothing of them was taken, and that events
+/// still flow.
+#[track_caller]
+fn refused_none_taken(gate: &Gate, requests: usize) {
+    let stats = gate.settled(0);
+    assert_eq!(stats["ingest"]["http"]["refused_requests"], requests);
+    gate.send(b"still here\n");
+    gate.settled(1);
+    gate.stdout.wait_for(b"still here\n");
+}

@@ -1,0 +1,15 @@
+//! The end-to-end tests: the real binary, over its sockets. One module a subject.
+
+mod bad_input;
+mod docs;
+mod framing;
+mod http_ingest;
+mod outputs;
+mod passthrough;
+mod process;
+mod quick_start;
+mod reload;
+mod restart;
+mod rules;
+mod shutdown;
+mod support;

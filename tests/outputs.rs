@@ -1,0 +1,295 @@
+//! Outputs: fan-out, batches, retries; and none of them ever slows another.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of};
+
+#[test]
+fn batch_size_caps_what_is_in_a_request() {
+    let receiver = HttpReceiver::start();
+    let gate = Setup::new().start();
+    gate.edit("POST", "/config/batch_size?size=7", &Value::Null);
+    assert_eq!(gate.get("/config/batch_size"), json!({"batch_size": 7}));
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    gate.send(&numbered(0..1_000));
+    receiver.wait_for(&numbered(0..1_000));
+    // The cap of an output that goes on as it is changes too.
+    gate.edit("POST", "/config/batch_size", &json!({"batch_size": 500}));
+    gate.publish();
+    gate.send(&numbered(1_000..3_000));
+    receiver.wait_for(&numbered(0..3_000));
+    let sizes: Vec<usize> = receiver
+        .requests()
+        .iter()
+        .map(|request| lines_of(&request.body).count())
+        .collect();
+    let mut seen = 0;
+    for &size in &sizes {
+        let cap = if seen < 1_000 { 7 } else { 500 };
+        assert!((1..=cap).contains(&size), "{sizes:?}");
+        seen += size;
+    }
+    assert!(sizes.contains(&7) && sizes.contains(&500), "{sizes:?}");
+    gate.finish(3_000);
+}
+
+#[test]
+fn request_has_the_headers_of_the_output() {
+    let receiver = HttpReceiver::start();
+    let gate = Setup::new().start();
+    let mut output = http("vendor", &receiver);
+    output["url"] = json!(format!("{}/v1/logs?source=a", receiver.url()));
+    output["headers"] = json!({"x-api-key": "abc", "content-type": "application/x-ndjson"});
+    gate.run(&json!([]), &[output]);
+    gate.send(b"one\n");
+    receiver.wait_for(b"one\n");
+    let [request] = &receiver.requests()[..] else {
+        panic!("expected one request");
+    };
+    assert_eq!(request.line, "POST /v1/logs?source=a HTTP/1.1");
+    let value = |name: &str| {
+        let mut headers = request.headers.iter();
+        headers
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    };
+    assert_eq!(value("x-api-key"), Some("abc"));
+    assert_eq!(value("content-type"), Some("application/x-ndjson"));
+    gate.finish(1);
+}
+
+#[test]
+fn every_output_gets_every_event() {
+    let (one, two, posts) = (
+        TcpReceiver::start(),
+        TcpReceiver::start(),
+        HttpReceiver::start(),
+    );
+    let gate = Setup::new().start();
+    let outputs = [
+        tcp("one", one.address()),
+        tcp("two", two.address()),
+        http("posts", &posts),
+        json!({"id": "console", "type": "console"}),
+    ];
+    gate.run(&json!([]), &outputs);
+    let events = numbered(0..20_000);
+    gate.send(&events);
+    one.received.wait_for(&events);
+    two.received.wait_for(&events);
+    posts.wait_for(&events);
+    gate.stdout.wait_for(&events);
+    let stats = gate.settled(20_000);
+    for output in stats["outputs"].as_array().expect("a list") {
+        assert_eq!(output["sent"], 20_000, "{output:#}");
+    }
+    gate.stop();
+}
+
+/// One refuses connections, one accepts a request and never answers; the third gets everything. And
+/// when the two come back, they get everything too.
+#[test]
+fn dead_and_hanging_outputs_hold_nobody_up() {
+    let live = TcpReceiver::start();
+    let mut dead = TcpReceiver::absent();
+    let answers = Arc::new(AtomicBool::new(false));
+    let answering = Arc::clone(&answers);
+    let hanging = HttpReceiver::answering(move |_| match answering.load(Ordering::SeqCst) {
+        true => Reply::Status(200),
+        false => Reply::Hang,
+    });
+    let gate = Setup::new().start();
+    let mut hanging_output = http("hanging", &hanging);
+    hanging_output["timeout_ms"] = json!(1_000);
+    let outputs = [
+        tcp("dead", dead.address()),
+        hanging_output,
+        tcp("live", live.address()),
+    ];
+    gate.run(&json!([]), &outputs);
+    let events = numbered(0..20_000);
+    gate.send(&events);
+    live.received.wait_for(&events);
+    eventually("the dead output is said to fail", || {
+        let status = gate.get("/status");
+        status["outputs"][0]["state"] == "failing" && status["outputs"][2]["state"] == "ok"
+    });
+    let stats = gate.pipeline();
+    assert_eq!(stats["outputs"][0]["queued"], 20_000, "{stats:#}");
+    assert_eq!(stats["outputs"][1]["queued"], 20_000, "{stats:#}");
+
+    answers.store(true, Ordering::SeqCst);
+    dead.resume();
+    dead.received.wait_for(&events);
+    hanging.wait_for(&events);
+    gate.finish(20_000);
+}
+
+#[test]
+fn what_a_dead_output_cannot_queue_is_discarded_there_and_counted() {
+    const EVENTS: usize = 400_000;
+    let live = TcpReceiver::start();
+    let mut dead = TcpReceiver::absent();
+    let gate = Setup::new().flag("memory-budget", "32MiB").start();
+    let outputs = [tcp("dead", dead.address()), tcp("live", live.address())];
+    gate.run(&json!([]), &outputs);
+    let events = padded(EVENTS);
+    gate.send(&events);
+    live.received.wait_for(&events);
+    eventually("all are received", || gate.pipeline()["received"] == EVENTS);
+    let stats = gate.pipeline();
+    let figures = &stats["outputs"][0];
+    assert_eq!(figures["offered"], EVENTS);
+    let lost = figures["discarded"]["queue_full"]
+        .as_u64()
+        .expect("a number");
+    assert!(lost > 0 && lost < EVENTS as u64, "{figures:#}");
+    assert_eq!(stats["outputs"][1]["sent"], EVENTS);
+
+    dead.resume();
+    let stats = gate.settled(EVENTS as u64);
+    assert_eq!(stats["outputs"][0]["sent"], EVENTS as u64 - lost);
+    let sent = stats["outputs"][0]["sent_bytes"]
+        .as_u64()
+        .expect("a number");
+    eventually("it arrives", || dead.received.len() as u64 == sent);
+    let arrived = dead.received.bytes();
+    assert_eq!(lines_of(&arrived).count() as u64, EVENTS as u64 - lost);
+    let kept: Vec<&[u8]> = lines_of(&arrived).collect();
+    assert!(kept.is_sorted(), "order is kept around the gap");
+    gate.stop();
+}
+
+#[test]
+fn sender_is_not_held_up_when_every_output_hangs() {
+    const EVENTS: usize = 400_000;
+    let hanging = TcpReceiver::hanging();
+    let gate = Setup::new()
+        .sending_to(hanging.address())
+        .flag("memory-budget", "32MiB")
+        .flag("grace-period", "100ms")
+        .start();
+    gate.send(&padded(EVENTS));
+    eventually("all are received", || {
+        let stats = gate.pipeline();
+        stats["received"] == EVENTS && stats["in_flight"] == 0
+    });
+    let stats = gate.pipeline();
+    let lost = &stats["outputs"][0]["discarded"]["queue_full"];
+    assert!(lost.as_u64() > Some(0), "{stats:#}");
+    let state = &gate.get("/status")["outputs"][0]["state"];
+    assert_eq!(state, "stalled");
+    ends_undrained(gate);
+}
+
+#[test]
+fn http_output_tries_again_without_loss_or_duplicates() {
+    let receiver = HttpReceiver::answering(|number| match number {
+        0 | 3 => Reply::Status(503),
+        1 => Reply::With(429, "Retry-After: 1\r\n"),
+        2 => Reply::Close,
+        4 => Reply::Status(500),
+        _ => Reply::Status(200),
+    });
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    gate.send(&numbered(0..2_000));
+    receiver.wait_for(&numbered(0..2_000));
+    let stats = gate.settled(2_000);
+    assert_eq!(stats["outputs"][0]["sent"], 2_000);
+    gate.stop();
+}
+
+#[test]
+fn events_that_are_refused_for_good_are_counted() {
+    for status in [302, 400, 401, 404, 413] {
+        let receiver = HttpReceiver::answering(move |number| match number {
+            0 => Reply::With(status, "Location: /elsewhere\r\n"),
+            _ => Reply::Status(200),
+        });
+        let gate = Setup::new().start();
+        gate.run(&json!([]), &[http("out", &receiver)]);
+        gate.send(b"refused 1\nrefused 2\n");
+        let stats = gate.settled(2);
+        let discarded = &stats["outputs"][0]["discarded"];
+        assert_eq!(discarded["rejected"], 2, "{status}: {stats:#}");
+        gate.send(b"taken\n");
+        receiver.wait_for(b"taken\n");
+        gate.finish(3);
+    }
+}
+
+#[test]
+fn tcp_output_connects_again() {
+    let mut receiver = TcpReceiver::start();
+    let gate = Setup::new().sending_to(receiver.address()).start();
+    gate.send(b"before\n");
+    receiver.received.wait_for(b"before\n");
+    receiver.pause();
+    receiver.resume();
+    gate.send(b"after\n");
+    receiver.received.wait_for(b"before\nafter\n");
+    receiver.pause();
+    gate.send(b"while it was away\n");
+    eventually("it is missed", || {
+        gate.get("/status")["outputs"][0]["state"] == "failing"
+    });
+    receiver.resume();
+    receiver
+        .received
+        .wait_for(b"before\nafter\nwhile it was away\n");
+    gate.finish(3);
+}
+
+#[test]
+fn output_that_is_replaced_sends_what_it_has() {
+    let (old, new) = (TcpReceiver::start(), TcpReceiver::start());
+    let gate = Setup::new().sending_to(old.address()).start();
+    gate.send(&numbered(0..5_000));
+    eventually("it is taken", || gate.pipeline()["received"] == 5_000);
+    eventually("it is worked on", || gate.pipeline()["in_flight"] == 0);
+    gate.run(&json!([]), &[tcp("out", new.address())]);
+    gate.send(b"new\n");
+    new.received.wait_for(b"new\n");
+    old.received.wait_for(&numbered(0..5_000));
+    let stats = gate.settled(5_001);
+    assert_eq!(stats["outputs"][0]["offered"], 1, "{stats:#}");
+    gate.stop();
+}
+
+fn tcp(id: &str, address: SocketAddr) -> Value {
+    json!({"id": id, "type": "tcp", "address": address.to_string()})
+}
+
+fn http(id: &str, receiver: &HttpReceiver) -> Value {
+    json!({"id": id, "type": "http", "url": receiver.url()})
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<u8> {
+    numbers
+        .flat_map(|number| format!("event {number:08}\n").into_bytes())
+        .collect()
+}
+
+/// Events of 100 bytes, which sort in their order.
+fn padded(count: usize) -> Vec<u8> {
+    (0..count)
+        .flat_map(|number| format!("{number:099}\n").into_bytes())
+        .collect()
+}
+
+/// Ends a gate that cannot send all it has.
+#[track_caller]
+fn ends_undrained(mut gate: Gate) {
+    gate.terminate();
+    gate.wait()
+        .expect_error(1, "events could not be sent within the grace period");
+}

@@ -1,0 +1,294 @@
+//! Rules, made over the control API: what each type does to events, and when.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{Gate, Setup, TcpReceiver, lines_of};
+
+#[test]
+fn filter_drops_what_holds_a_keyword() {
+    check(
+        &json!([{"id": "r", "type": "filter", "params": {"value": "DEBUG"}}]),
+        "DEBUG a\nINFO b\nx DEBUGy\ndebug c\n",
+        "INFO b\ndebug c\n",
+        "filtered",
+    );
+}
+
+#[test]
+fn filter_drops_what_holds_one_of_several_keywords_in_any_case() {
+    check(
+        &json!([{"id": "r", "type": "filter", "params": {
+            "values": ["health", "heartbeat"], "ignore_case": true,
+        }}]),
+        "GET /Health\nHEARTBEAT\nGET /pay\n",
+        "GET /pay\n",
+        "filtered",
+    );
+}
+
+#[test]
+fn filter_keeps_only_what_matches() {
+    check(
+        &json!([{"id": "r", "type": "filter", "params": {
+            "pattern": "^(ERROR|FATAL)\\b", "mode": "keep",
+        }}]),
+        "ERROR a\nINFO ERROR\nFATAL b\r\nERRORS\n",
+        "ERROR a\nFATAL b\r\n",
+        "filtered",
+    );
+}
+
+#[test]
+fn attribute_filter_drops_by_a_field() {
+    let event = |service: &str| format!("{{\"service.name\": \"{service}\", \"body\": \"x\"}}\n");
+    let nested = "{\"resource\": {\"attributes\": {\"service.name\": \"test\"}}}\n";
+    let text = "service.name test\n";
+    check(
+        &json!([{"id": "r", "type": "attribute_filter", "params": {
+            "attribute": "service.name", "operator": "equals", "value": "test",
+        }}]),
+        &[&event("test"), &event("prod"), nested, text].concat(),
+        &[&event("prod"), text].concat(),
+        "filtered",
+    );
+}
+
+#[test]
+fn attribute_filter_drops_by_a_path() {
+    check(
+        &json!([{"id": "r", "type": "attribute_filter", "params": {
+            "path": "http/target", "operator": "regex", "value": "^/(live|ready)z$",
+        }}]),
+        "{\"http\": {\"target\": \"/livez\"}}\n{\"http\": {\"target\": \"/livez/2\"}}\n",
+        "{\"http\": {\"target\": \"/livez/2\"}}\n",
+        "filtered",
+    );
+}
+
+#[test]
+fn redact_replaces_every_match() {
+    check(
+        &json!([{"id": "r", "type": "redact", "params": {
+            "pattern": "(\\d{3})-\\d{2}-\\d{4}", "replacement": "$1-XX-XXXX",
+        }}]),
+        "a 123-45-6789 b 987-65-4321\r\nnothing\n\n111-22-3333",
+        "a 123-XX-XXXX b 987-XX-XXXX\r\nnothing\n\n111-XX-XXXX\n",
+        "delivered_to_chain_end",
+    );
+}
+
+#[test]
+fn sample_of_nothing_drops_everything() {
+    check(
+        &json!([{"id": "r", "type": "sample", "params": {"rate": 0}}]),
+        "one\ntwo\n",
+        "",
+        "sampled",
+    );
+}
+
+#[test]
+fn sample_of_everything_drops_nothing() {
+    check(
+        &json!([{"id": "r", "type": "sample", "params": {"rate": 1}}]),
+        "one\ntwo\n",
+        "one\ntwo\n",
+        "sampled",
+    );
+}
+
+#[test]
+fn sample_by_key_keeps_the_same_traces_on_every_gate() {
+    const TRACES: usize = 2_000;
+    let rules = json!([{"id": "r", "type": "sample", "params": {
+        "rate": 0.25, "key": "trace_id",
+    }}]);
+    let events: Vec<String> = (0..2 * TRACES)
+        .map(|at| format!("{{\"trace_id\": \"t{}\", \"at\": {at}}}\n", at % TRACES))
+        .collect();
+    let sampled = || {
+        let receiver = TcpReceiver::start();
+        let gate = Setup::new().sending_to(receiver.address()).start();
+        gate.edit("PUT", "/rules", &rules);
+        gate.publish();
+        gate.send(events.concat().as_bytes());
+        let stats = gate.settled(2 * TRACES as u64);
+        let sent = stats["outputs"][0]["sent_bytes"]
+            .as_u64()
+            .expect("a number");
+        let sent = usize::try_from(sent).expect("it is small");
+        crate::support::eventually("all of it arrives", || receiver.received.len() >= sent);
+        gate.stop();
+        receiver.received.text()
+    };
+    let kept = sampled();
+    assert_eq!(kept, sampled(), "two gates agree");
+    let trace = |event: &Value| event["trace_id"].as_str().map(str::to_owned);
+    let events = kept
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an event"));
+    let traces: Vec<String> = events.filter_map(|event| trace(&event)).collect();
+    let distinct: BTreeSet<&String> = traces.iter().collect();
+    assert_eq!(traces.len(), 2 * distinct.len(), "a trace is kept whole");
+    // A quarter of 2,000 is 500, with a standard deviation of 20.
+    assert!((380..620).contains(&distinct.len()), "{}", distinct.len());
+}
+
+#[test]
+fn draft_does_nothing_until_it_is_published() {
+    let gate = Setup::new().start();
+    let rule = json!({"id": "r", "type": "filter", "params": {"value": "DEBUG"}});
+    let answer = gate.edit("POST", "/rules", &rule);
+    assert_eq!(answer, json!({"status": "added", "rule": rule}));
+    assert_eq!(gate.get("/draft")["differs_from_live"], true);
+    assert_eq!(gate.edit("POST", "/validate", &Value::Null)["rules"], 1);
+    let mut flow = Flow::through(gate);
+    flow.send("DEBUG 1\n", "DEBUG 1\n");
+    assert_eq!(flow.gate.publish(), 1);
+    assert_eq!(flow.gate.get("/draft")["differs_from_live"], false);
+    flow.send("DEBUG 2\n", "");
+    flow.gate.edit("DELETE", "/rules/r", &Value::Null);
+    assert_eq!(flow.gate.get("/rules"), json!([]));
+    flow.send("DEBUG 3\n", "");
+    assert_eq!(flow.gate.publish(), 2);
+    flow.send("DEBUG 4\n", "DEBUG 4\n");
+    flow.finish();
+}
+
+#[test]
+fn order_of_rules_is_meaning() {
+    let redact = json!({"id": "redact", "type": "redact", "params": {
+        "pattern": "secret", "replacement": "DEBUG",
+    }});
+    let filter = json!({"id": "filter", "type": "filter", "params": {"value": "DEBUG"}});
+    let mut flow = Flow::through(Setup::new().start());
+    flow.gate.edit("PUT", "/rules", &json!([redact, filter]));
+    flow.gate.publish();
+    flow.send("secret\n", "");
+    flow.gate.edit("PUT", "/rules", &json!([filter, redact]));
+    assert_eq!(flow.gate.get("/rules"), json!([filter, redact]));
+    flow.gate.publish();
+    flow.send("secret\n", "DEBUG\n");
+    flow.finish();
+}
+
+#[test]
+fn rule_is_replaced_in_its_place() {
+    let rule =
+        |id: &str, value: &str| json!({"id": id, "type": "filter", "params": {"value": value}});
+    let mut flow = Flow::through(Setup::new().start());
+    let both = json!([rule("first", "one"), rule("second", "two")]);
+    flow.gate.edit("PUT", "/rules", &both);
+    let without_id = json!({"type": "filter", "params": {"value": "three"}});
+    let answer = flow.gate.edit("PUT", "/rules/first", &without_id);
+    assert_eq!(
+        answer,
+        json!({"status": "updated", "rule": rule("first", "three")})
+    );
+    assert_eq!(flow.gate.get("/rules/first"), rule("first", "three"));
+    assert_eq!(
+        flow.gate.get("/rules"),
+        json!([rule("first", "three"), rule("second", "two")])
+    );
+    flow.gate.publish();
+    flow.send("one\ntwo\nthree\n", "one\n");
+    flow.finish();
+}
+
+#[test]
+fn disabled_rule_is_kept_and_not_run() {
+    let rule = |enabled: bool| json!([{"id": "r", "type": "filter", "enabled": enabled, "params": {"value": "x"}}]);
+    let mut flow = Flow::through(Setup::new().start());
+    flow.gate.run(&rule(false), &[]);
+    flow.send("x 1\n", "x 1\n");
+    assert_eq!(flow.gate.get("/rules"), rule(false));
+    flow.gate.run(&rule(true), &[]);
+    flow.send("x 2\n", "");
+    flow.finish();
+}
+
+#[test]
+fn figures_of_each_rule_are_exact() {
+    let gate = Setup::new().start();
+    let rules = json!([
+        {"id": "a", "type": "filter", "params": {"value": "A"}},
+        {"id": "b", "type": "filter", "params": {"value": "B"}},
+        {"id": "c", "type": "redact", "params": {"pattern": "C", "replacement": "D"}},
+        {"id": "d", "type": "filter", "params": {"value": "D"}},
+    ]);
+    gate.run(&rules, &[]);
+    gate.send(b"A B C\nB C\nC\nnone\nA\nD\n");
+    let stats = gate.settled(6);
+    let figures = |at: usize| {
+        let rule = &stats["rules"][at];
+        ["seen", "dropped", "changed"].map(|figure| rule[figure].as_u64().expect("a number"))
+    };
+    assert_eq!(
+        [0, 1, 2, 3].map(figures),
+        [[6, 2, 0], [4, 1, 0], [3, 0, 1], [3, 2, 0]]
+    );
+    assert_eq!(stats["filtered"], 5);
+    gate.stdout.wait_for(b"none\n");
+    gate.stop();
+}
+
+/// Runs lines through rules over every way in, and checks what comes out and how it is booked.
+#[track_caller]
+fn check(rules: &Value, lines: &str, expected: &str, account: &str) {
+    let gate = Setup::new().start();
+    assert_eq!(gate.run(rules, &[]), 1);
+    let events = {
+        let ends = lines.matches('\n').count();
+        ends as u64 + u64::from(!lines.ends_with('\n'))
+    };
+    gate.send(lines.as_bytes());
+    gate.settled(events);
+    gate.send_datagram(lines.as_bytes());
+    gate.settled(2 * events);
+    let request = crate::support::Request::new("POST", "/ingest");
+    let body = crate::support::Body::Whole(lines.as_bytes());
+    gate.ingest(&request.body(body)).expect(202);
+    let stats = gate.settled(3 * events);
+    gate.stdout.wait_for(expected.repeat(3).as_bytes());
+    let survivors = 3 * lines_of(expected.as_bytes()).count() as u64;
+    assert_eq!(stats["delivered_to_chain_end"], survivors, "{stats:#}");
+    let booked = match account {
+        "delivered_to_chain_end" => survivors,
+        _ => 3 * events - survivors,
+    };
+    assert_eq!(stats[account], booked, "{stats:#}");
+    gate.stop();
+}
+
+/// A gate, and what came out of it so far.
+struct Flow {
+    gate: Gate,
+    sent: u64,
+    expected: String,
+}
+
+impl Flow {
+    fn through(gate: Gate) -> Self {
+        Self {
+            gate,
+            sent: 0,
+            expected: String::new(),
+        }
+    }
+
+    /// Sends lines, and checks that exactly these come out of them.
+    #[track_caller]
+    fn send(&mut self, lines: &str, expected: &str) {
+        self.gate.send(lines.as_bytes());
+        self.sent += lines.lines().count() as u64;
+        self.gate.settled(self.sent);
+        self.expected.push_str(expected);
+        self.gate.stdout.wait_for(self.expected.as_bytes());
+    }
+
+    fn finish(self) {
+        self.gate.finish(self.sent);
+    }
+}

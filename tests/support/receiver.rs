@@ -1,0 +1,351 @@
+//! What stands behind the gate: receivers of lines over TCP and of requests, which record what
+//! arrives and may misbehave.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    Capture, Port, eventually, holds_within,
+    http::{content_length, parse_headers, split_head},
+};
+
+/// How often a thread that waits on a socket looks whether it is to end.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A receiver of lines over TCP.
+pub(crate) struct TcpReceiver {
+    address: SocketAddr,
+    /// All that arrived, over all connections, in the order in which it came.
+    pub(crate) received: Capture,
+    running: Option<Running>,
+    port: Port,
+}
+
+/// The threads of a receiver; they end when this is dropped.
+struct Running {
+    ended: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl TcpReceiver {
+    /// Takes whatever comes.
+    pub(crate) fn start() -> Self {
+        let mut receiver = Self::absent();
+        receiver.resume();
+        receiver
+    }
+
+    /// Has an address that refuses connections until [`Self::resume`].
+    pub(crate) fn absent() -> Self {
+        let port = Port::reserve();
+        Self {
+            address: port.address(),
+            received: Capture::default(),
+            running: None,
+            port,
+        }
+    }
+
+    /// Hands what comes, connection by connection, to a function of the test instead of keeping it.
+    pub(crate) fn watching<W>(watcher: impl Fn() -> W + Send + Sync + 'static) -> Self
+    where
+        W: FnMut(&[u8]) + Send + 'static,
+    {
+        let mut receiver = Self::absent();
+        receiver.run(move |stream, ended| read_all(stream, ended, watcher()));
+        receiver
+    }
+
+    /// Accepts connections and never reads from them.
+    pub(crate) fn hanging() -> Self {
+        let mut receiver = Self::absent();
+        receiver.run(|stream, ended| {
+            while !ended.load(Ordering::SeqCst) {
+                thread::park_timeout(LOOK_EVERY);
+            }
+            drop(stream);
+        });
+        receiver
+    }
+
+    /// Accepts connections again.
+    pub(crate) fn resume(&mut self) {
+        let received = self.received.clone();
+        self.run(move |stream, ended| {
+            let received = received.clone();
+            read_all(stream, ended, move |bytes| received.push(bytes));
+        });
+    }
+
+    /// Closes all connections and refuses new ones.
+    pub(crate) fn pause(&mut self) {
+        self.running = None;
+    }
+
+    fn run(&mut self, serve: impl Fn(TcpStream, &AtomicBool) + Send + Sync + 'static) {
+        assert!(self.running.is_none(), "the receiver runs already");
+        self.running = Some(Running::start(self.port.listen(), serve));
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Running {
+    fn start(
+        listener: TcpListener,
+        serve: impl Fn(TcpStream, &AtomicBool) + Send + Sync + 'static,
+    ) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ended);
+        let serve = Arc::new(serve);
+        let accepting = thread::spawn(move || {
+            listener
+                .set_nonblocking(true)
+                .expect("an option of sockets");
+            let mut connections = Vec::new();
+            while !until.load(Ordering::SeqCst) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let (serve, until) = (Arc::clone(&serve), Arc::clone(&until));
+                        connections.push(thread::spawn(move || {
+                            stream.set_nonblocking(false).expect("an option of sockets");
+                            serve(stream, &until);
+                        }));
+                    }
+                    Err(_) => thread::park_timeout(Duration::from_millis(2)),
+                }
+            }
+            drop(listener);
+            for connection in connections {
+                // A watcher that panicked failed its test by what is missing.
+                let _ = connection.join();
+            }
+        });
+        Self {
+            ended,
+            threads: vec![accepting],
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for TcpReceiver {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the TCP receiver got {}", self.received.tail());
+        }
+    }
+}
+
+fn read_all(mut stream: TcpStream, ended: &AtomicBool, mut take: impl FnMut(&[u8])) {
+    stream
+        .set_read_timeout(Some(LOOK_EVERY))
+        .expect("an option of sockets");
+    let mut buffer = vec![0; 256 * 1024];
+    while !ended.load(Ordering::SeqCst) {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => take(&buffer[..read]),
+            Err(error) if is_timeout(&error) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// A request that came whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether it was answered with a success.
+    pub(crate) taken: bool,
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    /// With this status.
+    Status(u16),
+    /// With this status and these header lines.
+    With(u16, &'static str),
+    /// Never; the connection stays open.
+    Hang,
+    /// By closing the connection.
+    Close,
+}
+
+/// A receiver of `POST` requests.
+pub(crate) struct HttpReceiver {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Received>>>,
+    _running: Running,
+    _port: Port,
+}
+
+impl HttpReceiver {
+    /// Answers everything with 200.
+    pub(crate) fn start() -> Self {
+        Self::answering(|_| Reply::Status(200))
+    }
+
+    /// Answers the request of that number, from 0, as the function says.
+    pub(crate) fn answering(reply: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Self {
+        let port = Port::reserve();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&requests);
+        let running = Running::start(port.listen(), move |stream, ended| {
+            // The gate may go away at any time, and a test sees what did not arrive.
+            let _ = serve(stream, ended, &record, &reply);
+        });
+        Self {
+            address: port.address(),
+            requests,
+            _running: running,
+            _port: port,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Returns all requests up to now.
+    pub(crate) fn requests(&self) -> Vec<Received> {
+        lock(&self.requests).clone()
+    }
+
+    /// Returns the bodies of the requests that were taken, one after the other.
+    pub(crate) fn taken(&self) -> Vec<u8> {
+        let requests = lock(&self.requests);
+        let taken = requests.iter().filter(|request| request.taken);
+        taken.flat_map(|request| request.body.clone()).collect()
+    }
+
+    /// Waits until exactly `expected` is what was taken.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, expected: &[u8]) {
+        let taken = || -> usize {
+            let requests = lock(&self.requests);
+            let taken = requests.iter().filter(|request| request.taken);
+            taken.map(|request| request.body.len()).sum()
+        };
+        eventually("the requests arrive", || taken() >= expected.len());
+        super::capture::assert_same_bytes(&self.taken(), expected);
+    }
+}
+
+impl Drop for HttpReceiver {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let requests = lock(&self.requests);
+            eprintln!("--- the HTTP receiver got {} requests", requests.len());
+            for request in requests.iter().rev().take(3).rev() {
+                let body = &request.body[..request.body.len().min(500)];
+                eprintln!("{} {}", request.line, body.escape_ascii());
+            }
+        }
+    }
+}
+
+fn lock(requests: &Mutex<Vec<Received>>) -> MutexGuard<'_, Vec<Received>> {
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn serve(
+    mut stream: TcpStream,
+    ended: &AtomicBool,
+    requests: &Mutex<Vec<Received>>,
+    reply: &impl Fn(usize) -> Reply,
+) -> io::Result<()> {
+    stream.set_read_timeout(Some(LOOK_EVERY))?;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while !ended.load(Ordering::SeqCst) {
+        if let Some((received, length)) = parse(&bytes) {
+            bytes.drain(..length);
+            let reply = answer(requests, received, reply);
+            match reply {
+                Reply::Status(status) => write_answer(&mut stream, status, "")?,
+                Reply::With(status, headers) => write_answer(&mut stream, status, headers)?,
+                Reply::Close => return Ok(()),
+                Reply::Hang => {
+                    // For as long as the test; a deadline of its own only bounds a mistake.
+                    holds_within(Duration::from_secs(300), || ended.load(Ordering::SeqCst));
+                    return Ok(());
+                }
+            }
+            continue;
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Records a request before it is answered, so that who has the answer can see it.
+fn answer(
+    requests: &Mutex<Vec<Received>>,
+    mut received: Received,
+    reply: &impl Fn(usize) -> Reply,
+) -> Reply {
+    let mut requests = lock(requests);
+    let reply = reply(requests.len());
+    received.taken = matches!(reply, Reply::Status(200..300) | Reply::With(200..300, _));
+    requests.push(received);
+    reply
+}
+
+fn parse(bytes: &[u8]) -> Option<(Received, usize)> {
+    let (head, body) = split_head(bytes)?;
+    let mut lines = head.split("\r\n");
+    let line = lines.next().unwrap_or_default().to_owned();
+    let headers = parse_headers(lines);
+    let length = content_length(&headers).unwrap_or_default();
+    let body = body.get(..length)?;
+    let received = Received {
+        line,
+        headers,
+        body: body.to_vec(),
+        taken: false,
+    };
+    Some((received, head.len() + 4 + length))
+}
+
+fn write_answer(stream: &mut TcpStream, status: u16, headers: &str) -> io::Result<()> {
+    let answer = format!("HTTP/1.1 {status} Tested\r\n{headers}Content-Length: 2\r\n\r\nok");
+    stream.write_all(answer.as_bytes())
+}
