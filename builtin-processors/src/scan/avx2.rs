@@ -1,9 +1,9 @@
 //! 64 positions at a time, with AVX2.
 //!
 //! A class becomes a mask of 64 bits for each block, by two table look-ups a byte (the high and the low
-//! half of it), as in Hyperscan's "shufti". The masks of two blocks, side by side in 128 bits, are
-//! shifted right by each place of the class in the row; what is left of all of them are the positions
-//! where the row lies. The rarest class goes first, and mostly nothing is left of it alone.
+//! half of it), as in Hyperscan's "shufti". The masks of a block and the one behind it are shifted right
+//! by each place of the class in the row; what is left of all of them are the positions where the row
+//! lies. The rarest class goes first, and mostly nothing is left of it alone.
 //!
 //! Measured with `streamgate-bench chain`; see `bench/results`.
 
@@ -122,18 +122,10 @@ impl<'a> Scanner<'a> {
 
 /// Keeps the positions from which the class stands at all of its places.
 fn shifted(mask: u64, mask_behind: u64, places: &[u8]) -> u64 {
-    let masks = u128::from(mask) | u128::from(mask_behind) << BLOCK;
-    places
-        .iter()
-        .fold(u64::MAX, |left, &place| left & low_half(masks >> place))
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the upper half is not wanted"
-)]
-fn low_half(masks: u128) -> u64 {
-    masks as u64
+    places.iter().fold(u64::MAX, |left, &place| {
+        // Places are below 64. In two steps, as a shift by all 64 bits has no result.
+        left & (mask >> place | mask_behind << 1 << (63 - place))
+    })
 }
 
 fn lowest_bits(count: usize) -> u64 {
