@@ -10,7 +10,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of};
+use crate::support::{
+    Capture, Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of,
+};
 
 #[test]
 fn batch_size_caps_what_is_in_a_request() {
@@ -263,6 +265,58 @@ fn output_that_is_replaced_sends_what_it_has() {
     let stats = gate.settled(5_001);
     assert_eq!(stats["outputs"][0]["offered"], 1, "{stats:#}");
     gate.stop();
+}
+
+#[test]
+fn console_that_nobody_reads_holds_nobody_up() {
+    let live = TcpReceiver::start();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let gate = Setup::new().stdout(writer).start();
+    let console = json!({"id": "console", "type": "console"});
+    gate.run(&json!([]), &[console, tcp("live", live.address())]);
+    let events = numbered(0..50_000);
+    gate.send(&events);
+    live.received.wait_for(&events);
+    let late = Capture::of(reader);
+    late.wait_for(&events);
+    gate.finish(50_000);
+}
+
+#[test]
+fn console_that_is_closed_holds_nobody_up() {
+    let live = TcpReceiver::start();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let gate = Setup::new()
+        .stdout(writer)
+        .flag("grace-period", "300ms")
+        .start();
+    let console = json!({"id": "console", "type": "console"});
+    gate.run(&json!([]), &[console, tcp("live", live.address())]);
+    gate.send(b"one\n");
+    live.received.wait_for(b"one\n");
+    eventually("the console fails", || {
+        gate.get("/status")["outputs"][0]["state"] == "failing"
+    });
+    gate.send(b"two\n");
+    live.received.wait_for(b"one\ntwo\n");
+    ends_undrained(gate);
+}
+
+#[test]
+fn console_that_blocks_does_not_hold_up_the_end() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let gate = Setup::new()
+        .stdout(writer)
+        .flag("grace-period", "300ms")
+        .start();
+    gate.send(&numbered(0..50_000));
+    eventually("it is on its way", || {
+        let stats = gate.pipeline();
+        stats["received"] == 50_000 && stats["in_flight"] == 0
+    });
+    ends_undrained(gate);
+    drop(reader);
 }
 
 fn tcp(id: &str, address: SocketAddr) -> Value {
