@@ -1,10 +1,12 @@
 //! The end-to-end tests: the real binary, over its sockets. One module a subject.
 
 mod bad_input;
+mod books;
 mod docs;
 mod framing;
 mod http_ingest;
 mod outputs;
+mod overload;
 mod passthrough;
 mod process;
 mod quick_start;

@@ -1,6 +1,7 @@
 //! Outputs: fan-out, batches, retries; and none of them ever slows another.
 
 use std::{
+    io::Write,
     net::SocketAddr,
     sync::{
         Arc,
@@ -10,7 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of};
+use crate::support::{
+    Capture, Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of,
+};
 
 #[test]
 fn batch_size_caps_what_is_in_a_request() {
@@ -263,6 +266,119 @@ fn output_that_is_replaced_sends_what_it_has() {
     let stats = gate.settled(5_001);
     assert_eq!(stats["outputs"][0]["offered"], 1, "{stats:#}");
     gate.stop();
+}
+
+#[test]
+fn two_consoles_tear_no_event() {
+    let gate = Setup::new().start();
+    let console = |id: &str| json!({"id": id, "type": "console"});
+    gate.run(&json!([]), &[console("one"), console("two")]);
+    let events = numbered(0..100_000);
+    gate.send(&events);
+    gate.settled(100_000);
+    eventually("both printed everything", || {
+        gate.stdout.len() == 2 * events.len()
+    });
+    assert_same_lines(&gate.stdout.bytes(), &events.repeat(2));
+    gate.stop();
+}
+
+#[test]
+fn console_that_is_replaced_tears_no_event() {
+    // Nobody reads it yet, so the old consoles are still at it when the new one begins.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let gate = Setup::new().stdout(writer).start();
+    let mut stream = gate.connect();
+    let mut sent = Vec::new();
+    for round in 0..5_usize {
+        let console = json!({"id": format!("console-{round}"), "type": "console"});
+        gate.run(&json!([]), &[console]);
+        let events = numbered(round * 20_000..(round + 1) * 20_000);
+        stream.write_all(&events).expect("the gate reads");
+        sent.extend(events);
+        eventually("the workers are done", || {
+            let stats = gate.pipeline();
+            stats["received"] == (round + 1) * 20_000 && stats["in_flight"] == 0
+        });
+    }
+    drop(stream);
+    let printed = Capture::of(reader);
+    eventually("everything is printed", || printed.len() >= sent.len());
+    assert_same_lines(&printed.bytes(), &sent);
+    gate.finish(100_000);
+}
+
+/// In any order.
+#[track_caller]
+fn assert_same_lines(found: &[u8], expected: &[u8]) {
+    let mut found: Vec<&[u8]> = lines_of(found).collect();
+    let mut expected: Vec<&[u8]> = lines_of(expected).collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    let differs = found
+        .iter()
+        .zip(&expected)
+        .find(|(found, expected)| found != expected);
+    if let Some((found, expected)) = differs {
+        panic!(
+            "`{}` and not `{}`",
+            found.escape_ascii(),
+            expected.escape_ascii()
+        );
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
+#[test]
+fn console_that_nobody_reads_holds_nobody_up() {
+    let live = TcpReceiver::start();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let gate = Setup::new().stdout(writer).start();
+    let console = json!({"id": "console", "type": "console"});
+    gate.run(&json!([]), &[console, tcp("live", live.address())]);
+    let events = numbered(0..50_000);
+    gate.send(&events);
+    live.received.wait_for(&events);
+    let late = Capture::of(reader);
+    late.wait_for(&events);
+    gate.finish(50_000);
+}
+
+#[test]
+fn console_that_is_closed_holds_nobody_up() {
+    let live = TcpReceiver::start();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let gate = Setup::new()
+        .stdout(writer)
+        .flag("grace-period", "300ms")
+        .start();
+    let console = json!({"id": "console", "type": "console"});
+    gate.run(&json!([]), &[console, tcp("live", live.address())]);
+    gate.send(b"one\n");
+    live.received.wait_for(b"one\n");
+    eventually("the console fails", || {
+        gate.get("/status")["outputs"][0]["state"] == "failing"
+    });
+    gate.send(b"two\n");
+    live.received.wait_for(b"one\ntwo\n");
+    ends_undrained(gate);
+}
+
+#[test]
+fn console_that_blocks_does_not_hold_up_the_end() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let gate = Setup::new()
+        .stdout(writer)
+        .flag("grace-period", "300ms")
+        .start();
+    gate.send(&numbered(0..50_000));
+    eventually("it is on its way", || {
+        let stats = gate.pipeline();
+        stats["received"] == 50_000 && stats["in_flight"] == 0
+    });
+    ends_undrained(gate);
+    drop(reader);
 }
 
 fn tcp(id: &str, address: SocketAddr) -> Value {

@@ -45,6 +45,11 @@ impl Capture {
         capture
     }
 
+    /// Nothing, because there is no stream.
+    pub(crate) fn none() -> Self {
+        Self::of(std::io::empty())
+    }
+
     /// Appends bytes.
     pub(crate) fn push(&self, bytes: &[u8]) {
         let mut kept = self.lock();

@@ -26,6 +26,7 @@ pub(crate) struct Setup {
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<&'static str, String>,
     manifest: Option<Value>,
+    stdout: Option<Stdio>,
 }
 
 /// A running gate. It is killed when this is dropped.
@@ -66,7 +67,14 @@ impl Setup {
             flags,
             environment: BTreeMap::new(),
             manifest: None,
+            stdout: None,
         }
+    }
+
+    /// Gives it another stdout than the one that is captured.
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
     }
 
     /// Sets `--flag value`.
@@ -116,14 +124,14 @@ impl Setup {
         self.directory.path()
     }
 
-    fn command(&self) -> Command {
+    fn command(&mut self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_streamgate"));
         command
             .env_clear()
             .envs(&self.environment)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
             .stderr(Stdio::piped());
         for (flag, value) in &self.flags {
             command.arg(format!("--{flag}={value}"));
@@ -138,9 +146,12 @@ impl Setup {
 
     /// Starts it and waits until it is ready.
     #[track_caller]
-    pub(crate) fn start(self) -> Gate {
+    pub(crate) fn start(mut self) -> Gate {
         let mut process = self.command().spawn().expect("the binary was built");
-        let stdout = Capture::of(process.stdout.take().expect("piped"));
+        let stdout = process
+            .stdout
+            .take()
+            .map_or_else(Capture::none, Capture::of);
         let stderr = Capture::of(process.stderr.take().expect("piped"));
         let mut gate = Gate {
             process,
@@ -166,9 +177,12 @@ impl Setup {
 
     /// Runs it where it is expected to end by itself.
     #[track_caller]
-    pub(crate) fn run_to_end(self) -> Ended {
+    pub(crate) fn run_to_end(mut self) -> Ended {
         let mut process = self.command().spawn().expect("the binary was built");
-        let stdout = Capture::of(process.stdout.take().expect("piped"));
+        let stdout = process
+            .stdout
+            .take()
+            .map_or_else(Capture::none, Capture::of);
         let stderr = Capture::of(process.stderr.take().expect("piped"));
         let mut status = None;
         let ended = holds_within(PATIENCE, || {

@@ -8,7 +8,13 @@ use std::{
     os::fd::AsFd,
 };
 
+use parking_lot::Mutex;
+
 use super::{OutputState, queue::Group, runner::Attempt};
+
+/// Held for a whole send: there is one stdout, and may be several consoles, such as one that is
+/// replaced and still has events. The kernel takes part of a write, so that lines would be torn.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Slices in one write. The kernel takes 1,024 at most (`IOV_MAX` in limits.h).
 pub(super) const MAX_SLICES: usize = 1024;
@@ -28,6 +34,7 @@ impl Console {
     }
 
     pub(super) fn send(&mut self, group: &Group, done: usize, state: &OutputState) -> Attempt {
+        let _turn = TURN.lock();
         let mut written = 0;
         loop {
             let slices: Vec<IoSlice<'_>> = group

@@ -1,0 +1,123 @@
+//! More than the workers can do: what may be skipped is, what is private never.
+
+use std::io::{ErrorKind, Write};
+
+use serde_json::{Value, json};
+
+use crate::support::{Body, Request, Setup, TcpReceiver, eventually, lines_of};
+
+/// Events of one request, which is 14 MiB: with the least budget that is more than 80 % of the room
+/// before the workers, and all of it waits at once.
+const EVENTS: usize = 140_000;
+
+#[test]
+fn filter_is_bypassed_under_overload_and_redaction_is_not() {
+    let (stats, arrived) = overload(&json!([
+        {"id": "filter", "type": "filter", "params": {"value": "DEBUG"}},
+        {"id": "redact", "type": "redact", "params": {"pattern": "secret", "replacement": "*"}},
+    ]));
+    let bypassed = stats["rules"][0]["bypassed"].as_u64().expect("a number");
+    assert!(bypassed > 0 && bypassed < EVENTS as u64, "{stats:#}");
+    assert_eq!(stats["filtered"], EVENTS as u64 - bypassed);
+    assert_eq!(stats["delivered_to_chain_end"], bypassed);
+    assert_eq!(stats["rules"][1]["bypassed"], 0);
+    assert_eq!(stats["rules"][1]["changed"], bypassed);
+    for line in lines_of(&arrived) {
+        assert!(line.starts_with(b"DEBUG * "), "{}", line.escape_ascii());
+    }
+}
+
+#[test]
+fn filter_that_is_enforced_is_not_bypassed() {
+    let (stats, arrived) = overload(&json!([
+        {"id": "filter", "type": "filter", "params": {"value": "DEBUG"}, "on_overload": "enforce"},
+    ]));
+    assert_eq!(stats["filtered"], EVENTS, "{stats:#}");
+    assert!(arrived.is_empty());
+}
+
+#[test]
+fn redaction_is_bypassed_if_the_user_says_so() {
+    let (stats, _) = overload(&json!([
+        {"id": "redact", "type": "redact", "on_overload": "bypass",
+         "params": {"pattern": "secret", "replacement": "*"}},
+    ]));
+    let changed = stats["rules"][0]["changed"].as_u64().expect("a number");
+    let bypassed = stats["rules"][0]["bypassed"].as_u64().expect("a number");
+    assert!(bypassed > 0, "{stats:#}");
+    assert_eq!(changed + bypassed, EVENTS as u64, "{stats:#}");
+}
+
+/// Returns the books of the pipeline, and what arrived.
+#[track_caller]
+fn overload(rules: &Value) -> (Value, Vec<u8>) {
+    let receiver = TcpReceiver::start();
+    let output = json!([{"id": "out", "type": "tcp", "address": receiver.address().to_string()}]);
+    let gate = Setup::new()
+        .flag("memory-budget", "32MiB")
+        .flag("workers", "1")
+        .manifest(rules, &output)
+        .start();
+    let event = format!("DEBUG secret {}\n", "x".repeat(91));
+    let body = event.repeat(EVENTS);
+    let post = Request::new("POST", "/ingest").body(Body::Whole(body.as_bytes()));
+    gate.ingest(&post).expect(202);
+    let stats = gate.settled(EVENTS as u64);
+    let status = gate.get("/status");
+    assert_eq!(status["overloaded"], false, "{status:#}");
+    assert!(status["overloads"].as_u64() > Some(0), "{status:#}");
+    let sent = stats["outputs"][0]["sent_bytes"].as_u64();
+    eventually("all of it arrives", || {
+        Some(receiver.received.len() as u64) == sent
+    });
+    assert!(
+        gate.logged("overload changed; rules that may be bypassed are")
+            .is_some()
+    );
+    gate.stop();
+    (stats, receiver.received.bytes())
+}
+
+#[test]
+fn connection_above_the_limit_waits_for_another_to_end() {
+    let gate = Setup::new().flag("max-connections", "2").start();
+    let mut first = gate.connect();
+    let mut second = gate.connect();
+    first.write_all(b"first\n").expect("the gate reads");
+    gate.stdout.wait_for(b"first\n");
+    second.write_all(b"second\n").expect("the gate reads");
+    gate.stdout.wait_for(b"first\nsecond\n");
+    let mut third = gate.connect();
+    third.write_all(b"third\n").expect("the kernel takes it");
+    second.write_all(b"again\n").expect("the gate reads");
+    gate.stdout.wait_for(b"first\nsecond\nagain\n");
+    drop(first);
+    gate.stdout.wait_for(b"first\nsecond\nagain\nthird\n");
+    gate.finish(4);
+}
+
+#[test]
+fn flood_of_datagrams_is_taken_or_shed_and_counted() {
+    let gate = Setup::new().flag("memory-budget", "32MiB").start();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let datagram = b"flood\n".repeat(1_000);
+    for _ in 0..5_000 {
+        match socket.send_to(&datagram, gate.udp()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        }
+    }
+    // The kernel may have lost some; what the gate saw, it has booked.
+    let mut last = Value::Null;
+    eventually("the flood is over", || {
+        let stats = gate.pipeline();
+        let over = stats == last && stats["in_flight"] == 0 && stats["received"] != 0;
+        last = stats;
+        over
+    });
+    let received = last["received"].as_u64().expect("a number");
+    let stats = gate.settled(received);
+    let shed = stats["shed"].as_u64().expect("a number");
+    assert_eq!(stats["outputs"][0]["sent"], received - shed);
+    gate.stop();
+}
