@@ -210,6 +210,54 @@ fn disabled_rule_is_kept_and_not_run() {
 }
 
 #[test]
+fn edits_and_publishes_at_the_same_time_are_all_kept() {
+    const EDITORS: u64 = 4;
+    const EDITS: u64 = 30;
+    let gate = Setup::new().start();
+    let edit = |editor: u64| -> Vec<u64> {
+        let edits = (0..EDITS).map(|at| {
+            let id = format!("r{editor}-{at}");
+            let rule = json!({"id": id, "type": "filter", "params": {"value": id}});
+            gate.edit("POST", "/rules", &rule);
+            gate.publish()
+        });
+        edits.collect()
+    };
+    let mut revisions: Vec<u64> = std::thread::scope(|scope| {
+        let editors: Vec<_> = (0..EDITORS)
+            .map(|editor| {
+                let edit = &edit;
+                scope.spawn(move || edit(editor))
+            })
+            .collect();
+        let published = editors.into_iter().map(|editor| editor.join());
+        published
+            .flat_map(|revisions| revisions.expect("no editor panicked"))
+            .collect()
+    });
+    revisions.sort_unstable();
+    assert!(
+        revisions.into_iter().eq(1..=EDITORS * EDITS),
+        "each has its own number"
+    );
+    let rules = gate.get("/rules");
+    let ids: BTreeSet<&str> = rules
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|rule| rule["id"].as_str())
+        .collect();
+    assert_eq!(ids.len() as u64, EDITORS * EDITS, "no edit is lost");
+    let live = gate.get(&format!("/revisions/{}", EDITORS * EDITS));
+    assert_eq!(live["pipelines"][0]["processors"], rules);
+    // The oldest of them are forgotten.
+    assert_eq!(gate.get("/revisions").as_array().map(Vec::len), Some(100));
+    let forgotten = crate::support::Request::new("GET", "/revisions/20");
+    gate.ask(&forgotten).expect(404);
+    gate.finish(0);
+}
+
+#[test]
 fn figures_of_each_rule_are_exact() {
     let gate = Setup::new().start();
     let rules = json!([

@@ -122,6 +122,33 @@ fn connections_are_closed_and_new_ones_refused() {
 }
 
 #[test]
+fn request_that_is_under_way_is_taken_to_its_end() {
+    let mut gate = Setup::new().flag("grace-period", "60s").start();
+    let mut stream = std::net::TcpStream::connect(gate.http()).expect("the gate listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    let body = b"one\ntwo\n";
+    let head = Request::new("POST", "/ingest")
+        .body(Body::Whole(body))
+        .head();
+    stream.write_all(head.as_bytes()).expect("the gate reads");
+    stream.write_all(&body[..3]).expect("the gate reads");
+    eventually("the request is read", || {
+        gate.get("/status")["memory"]["used_bytes"].as_u64() > Some(0)
+    });
+    gate.terminate();
+    eventually("it drains", || gate.logged("draining").is_some());
+    stream.write_all(&body[3..]).expect("the gate reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the gate answers");
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    let ended = gate.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout, body);
+}
+
+#[test]
 fn second_signal_ends_it_at_once() {
     let receiver = HttpReceiver::answering(|_| Reply::Hang);
     let mut gate = hanging(&receiver, "60s");
