@@ -268,6 +268,30 @@ fn output_that_is_replaced_sends_what_it_has() {
     gate.stop();
 }
 
+/// An address is mistyped again and again, then right: what could not be sent there must not take
+/// the memory that events need.
+#[test]
+fn outputs_that_were_replaced_do_not_keep_the_memory() {
+    const EVENTS: usize = 250_000;
+    let live = TcpReceiver::start();
+    let gate = Setup::new()
+        .flag("memory-budget", "32MiB")
+        .flag("grace-period", "300ms")
+        .start();
+    for typo in 1..=3 {
+        let dead = TcpReceiver::absent();
+        gate.run(&json!([]), &[tcp("out", dead.address())]);
+        gate.send(&padded(EVENTS));
+        eventually("all are received", || {
+            gate.pipeline()["received"] == typo * EVENTS
+        });
+    }
+    gate.run(&json!([]), &[tcp("out", live.address())]);
+    gate.send(b"at last\n");
+    live.received.wait_for(b"at last\n");
+    ends_undrained(gate);
+}
+
 #[test]
 fn two_consoles_tear_no_event() {
     let gate = Setup::new().start();
