@@ -54,10 +54,15 @@ fn books_balance_while_everything_moves() {
     for account in ["filtered", "sampled"] {
         assert!(stats[account].as_u64() > Some(0), "{account}: {stats:#}");
     }
-    // It goes with what only it has.
+    // A removed output gives up what it cannot send, and says so.
+    let queued = stats["outputs"][2]["queued"].clone();
+    assert!(queued.as_u64() > Some(0), "{stats:#}");
     gate.run(&rules(0), &outputs[..2]);
+    eventually("the removed output gives up", || {
+        gate.pipeline()["removed_outputs"] == json!({"queued": 0, "discarded": queued})
+    });
     gate.settled(4 * ROUNDS * LINES);
-    gate.kill();
+    gate.stop();
 }
 
 /// Events of one send.

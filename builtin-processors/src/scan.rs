@@ -22,7 +22,7 @@ mod avx2;
 mod scalar;
 
 /// Longest row that is looked for. More places would hardly tell more.
-const MAX_PLACES: usize = 32;
+const MAX_PLACES: u32 = 32;
 
 /// Most classes in a row: each costs a mask.
 const MAX_CLASSES: usize = 8;
@@ -243,7 +243,7 @@ impl Rows {
             HirKind::Repetition(repetition) => {
                 // The least number of turns follows what came before; if there may be more, as many
                 // again precede what comes after, and between the two the distance is unknown.
-                let turns = repetition.min.min(MAX_PLACES as u32);
+                let turns = repetition.min.min(MAX_PLACES);
                 let fixed = repetition.max == Some(repetition.min) && turns == repetition.min;
                 let begun = self.before;
                 for _ in 0..turns {
@@ -275,7 +275,7 @@ impl Rows {
     }
 
     fn push(&mut self, place: Place) {
-        if self.row.len() == MAX_PLACES {
+        if self.row.len() == MAX_PLACES as usize {
             self.end();
         }
         if self.row.is_empty() {

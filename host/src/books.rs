@@ -55,13 +55,16 @@ pub enum DiscardReason {
     GaveUp,
     /// The process ended before it could be sent.
     Shutdown,
+    /// The output was taken out of the manifest, and could not send what it had left.
+    Removed,
 }
 
-const DISCARD_REASONS: [(DiscardReason, &str); 4] = [
+const DISCARD_REASONS: [(DiscardReason, &str); 5] = [
     (DiscardReason::QueueFull, "queue_full"),
     (DiscardReason::Rejected, "rejected"),
     (DiscardReason::GaveUp, "gave_up"),
     (DiscardReason::Shutdown, "shutdown"),
+    (DiscardReason::Removed, "removed"),
 ];
 
 /// The accounts of the whole process. Cheap to share.
@@ -82,6 +85,8 @@ pub struct Ledger {
     rule_dropped: u64,
     rules: Slots<RuleFigures>,
     outputs: Slots<OutputFigures>,
+    /// What outputs that were removed gave up, those that are gone included.
+    removed_discarded: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -183,13 +188,7 @@ impl Books {
 
     /// Returns how many events are queued in all outputs, those of earlier revisions too.
     pub fn queued(&self) -> u64 {
-        self.ledger
-            .lock()
-            .outputs
-            .rows
-            .iter()
-            .map(|figures| figures.queued)
-            .sum()
+        self.ledger.lock().queued()
     }
 
     /// Takes a snapshot. `rules` and `outputs` are those of the revision that is shown.
@@ -220,7 +219,7 @@ impl Books {
                 }
             })
             .collect();
-        let outputs = outputs
+        let outputs: Vec<OutputStats> = outputs
             .iter()
             .map(|output| {
                 let figures = ledger.outputs.get(output.account.slot);
@@ -257,6 +256,11 @@ impl Books {
                 shed,
                 ingest: IngestsStats { tcp, udp, http },
                 rules,
+                removed_outputs: RemovedOutputsStats {
+                    queued: ledger.queued()
+                        - outputs.iter().map(|output| output.queued).sum::<u64>(),
+                    discarded: ledger.removed_discarded,
+                },
                 outputs,
             }],
         }
@@ -264,6 +268,10 @@ impl Books {
 }
 
 impl Ledger {
+    fn queued(&self) -> u64 {
+        self.outputs.rows.iter().map(|figures| figures.queued).sum()
+    }
+
     /// Books that events reached the end of the chain, with the bytes they then had.
     pub fn delivered(&mut self, events: u64, bytes: usize) {
         self.in_flight -= events;
@@ -324,6 +332,9 @@ impl OutputAccount {
             let figures = ledger.outputs.get_mut(self.slot);
             figures.queued -= events;
             figures.discarded[reason as usize] += events;
+            if reason == DiscardReason::Removed {
+                ledger.removed_discarded += events;
+            }
         });
     }
 
@@ -440,6 +451,17 @@ pub struct PipelineStats {
     pub rules: Vec<RuleStats>,
     /// The outputs of the live revision.
     pub outputs: Vec<OutputStats>,
+    /// Outputs of earlier revisions.
+    pub removed_outputs: RemovedOutputsStats,
+}
+
+/// What outputs that are no longer in the manifest still have, and could not send, in events.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RemovedOutputsStats {
+    /// Events that they still have to send.
+    pub queued: u64,
+    /// Events that they gave up.
+    pub discarded: u64,
 }
 
 /// Figures of each way in.

@@ -1,10 +1,7 @@
 //! The running gate, as the control plane sees it: prepare a revision, make it live, ask how it is.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -44,8 +41,6 @@ struct Inner {
     /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
     /// the outputs were let go of: what is made live then starts none that the end would wait for.
     applying: Mutex<bool>,
-    /// The doors are closing.
-    ending: AtomicBool,
 }
 
 /// A compiled revision that is not live yet.
@@ -104,7 +99,6 @@ impl Gate {
     ) -> Self {
         let started = Instant::now();
         let applying = Mutex::new(false);
-        let ending = AtomicBool::new(false);
         Self {
             inner: Arc::new(Inner {
                 id,
@@ -114,7 +108,6 @@ impl Gate {
                 memory,
                 launcher,
                 applying,
-                ending,
             }),
         }
     }
@@ -126,12 +119,12 @@ impl Gate {
 
     /// Returns whether events are taken: until the end begins.
     pub fn is_ready(&self) -> bool {
-        !self.inner.ending.load(Ordering::SeqCst)
+        !self.inner.launcher.ending.load(Ordering::SeqCst)
     }
 
     /// Notes that the end has begun.
     pub fn begin_end(&self) {
-        self.inner.ending.store(true, Ordering::SeqCst);
+        self.inner.launcher.ending.store(true, Ordering::SeqCst);
     }
 
     /// Checks a manifest and compiles it; nothing changes. Takes processor time.
@@ -173,7 +166,7 @@ impl Gate {
             revision = number,
             rules,
             outputs,
-            micros = took.as_micros(),
+            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "revision is live"
         );
         took
@@ -367,6 +360,7 @@ impl Gate {
             room: Arc::clone(&room),
             running: watch::channel(0).0,
             abort: watch::channel(false).1,
+            ending: Arc::default(),
         };
         let revision = first_revision(&Manifest::empty(), &launcher, &memory);
         let shared = Shared {

@@ -51,6 +51,8 @@ pub struct OutputHandle {
     settings: OutputSettings,
     queue: Arc<OutputQueue>,
     state: Arc<OutputState>,
+    runtime: tokio::runtime::Handle,
+    ending: Arc<AtomicBool>,
 }
 
 /// How an output is doing.
@@ -99,6 +101,8 @@ pub struct Launcher {
     pub running: tokio::sync::watch::Sender<usize>,
     /// Turns true when what is queued must be given up.
     pub abort: tokio::sync::watch::Receiver<bool>,
+    /// Turns true when the end of the process begins.
+    pub ending: Arc<AtomicBool>,
 }
 
 /// Hands batches to outputs.
@@ -153,6 +157,8 @@ impl Launcher {
             settings,
             queue,
             state,
+            runtime: self.runtime.clone(),
+            ending: Arc::clone(&self.ending),
         })
     }
 }
@@ -196,16 +202,17 @@ impl OutputHandle {
             last_error: self.state.last_error.lock().clone(),
         }
     }
-
-    /// Whether waiting for room in its queue can be worth it.
-    fn gets_on(&self) -> bool {
-        !self.state.failing.load(Ordering::Relaxed) && !self.state.is_stalled()
-    }
 }
 
 impl Drop for OutputHandle {
     fn drop(&mut self) {
         self.queue.close();
+        if !self.queue.is_done() && !self.ending.load(Ordering::SeqCst) {
+            let (queue, state) = (Arc::clone(&self.queue), Arc::clone(&self.state));
+            let ending = Arc::clone(&self.ending);
+            self.runtime
+                .spawn(runner::retire(self.name.clone(), queue, state, ending));
+        }
     }
 }
 
@@ -240,6 +247,11 @@ impl OutputState {
         self.failing.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is worth waiting for.
+    fn gets_on(&self) -> bool {
+        !self.failing.load(Ordering::Relaxed) && !self.is_stalled()
+    }
+
     fn is_stalled(&self) -> bool {
         let idle_ms = self
             .now_ms()
@@ -270,7 +282,7 @@ impl FanOut {
             loop {
                 refused.retain(|output| !offer(output));
                 let one_took_it = refused.len() < outputs.len();
-                if one_took_it || !refused.iter().any(|output| output.gets_on()) {
+                if one_took_it || !refused.iter().any(|output| output.state.gets_on()) {
                     break;
                 }
                 // The time limit only serves to look again whether anyone still gets on.

@@ -132,6 +132,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         room: Arc::clone(&room),
         running,
         abort: aborted,
+        ending: Arc::default(),
     };
     let live = store.live()?;
     let revision = first_revision(&live, &launcher, &memory).map_err(ServerError::Unbuildable)?;

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use streamgate_guest::count_events;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::Room;
 use crate::memory::Block;
@@ -113,6 +113,7 @@ impl Group {
 pub(super) struct OutputQueue {
     state: Mutex<State>,
     arrived: Notify,
+    abandoned: watch::Sender<bool>,
     room: Arc<Room>,
 }
 
@@ -141,6 +142,7 @@ impl OutputQueue {
         Self {
             state: Mutex::new(state),
             arrived: Notify::new(),
+            abandoned: watch::Sender::new(false),
             room,
         }
     }
@@ -206,6 +208,24 @@ impl OutputQueue {
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.arrived.notify_one();
+    }
+
+    /// Returns whether nothing more will come and nothing is left.
+    pub(super) fn is_done(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.held_bytes == 0
+    }
+
+    /// Takes everything that waits, and tells whoever sends to give up what it has in hand.
+    pub(super) fn abandon(&self) -> Group {
+        let deliveries = self.state.lock().waiting.drain(..).collect();
+        self.abandoned.send_replace(true);
+        Group { deliveries }
+    }
+
+    /// Turns true when what was taken must be given up.
+    pub(super) fn abandoned(&self) -> watch::Receiver<bool> {
+        self.abandoned.subscribe()
     }
 
     pub(super) fn set_limits(&self, batch_size: u32, limit_bytes: usize) {

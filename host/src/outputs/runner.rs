@@ -2,7 +2,11 @@
 
 use std::{
     io,
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +26,15 @@ use crate::books::{DiscardReason, NamedOutput};
 
 /// A refusal is logged at most this often for each output.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a removed output that gets on may take to send what it has.
+const RETIRED_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a removed output is kept that fails, or that nothing goes through.
+const RETIRED_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a removed output is looked at.
+const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What became of one attempt to send.
 pub(super) enum Attempt {
@@ -139,14 +152,15 @@ impl Runner {
         };
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Instant> = None;
+        let mut given_up = pin!(given_up(self.abort.clone(), self.queue.abandoned()));
         while done_bytes < total_bytes {
-            if *self.abort.borrow() {
-                account.discarded(DiscardReason::Shutdown, total_events - done_events);
-                return;
-            }
             let attempt = tokio::select! {
+                biased;
+                reason = &mut given_up => {
+                    account.discarded(reason, total_events - done_events);
+                    return;
+                }
                 attempt = sender.send(group, done_bytes, &self.queue, &self.state) => attempt,
-                _ = self.abort.wait_for(|abort| *abort) => continue,
             };
             match attempt {
                 Attempt::Sent { bytes } => {
@@ -193,7 +207,10 @@ impl Runner {
                         .max(backoff.next_delay());
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
-                        _ = self.abort.wait_for(|abort| *abort) => {}
+                        reason = &mut given_up => {
+                            account.discarded(reason, total_events - done_events);
+                            return;
+                        }
                     }
                 }
             }
@@ -209,6 +226,46 @@ impl Runner {
             warn!(output = %self.name.id, events, error, "the receiver refused events for good");
         }
     }
+}
+
+/// Waits until what is queued must be given up, and says why.
+async fn given_up(
+    mut abort: watch::Receiver<bool>,
+    mut abandoned: watch::Receiver<bool>,
+) -> DiscardReason {
+    // An error says that whoever could tell is gone, which is the end too.
+    tokio::select! {
+        _ = abort.wait_for(|abort| *abort) => DiscardReason::Shutdown,
+        _ = abandoned.wait_for(|abandoned| *abandoned) => DiscardReason::Removed,
+    }
+}
+
+/// Sees to it that an output that was taken out of the manifest does not keep its events, and their
+/// memory, for ever: one that gets on may take [`RETIRED_LIMIT`] for what it has, any other
+/// [`RETIRED_PATIENCE`]. At the end of the process the grace period rules instead.
+pub(super) async fn retire(
+    name: NamedOutput,
+    queue: Arc<OutputQueue>,
+    state: Arc<OutputState>,
+    ending: Arc<AtomicBool>,
+) {
+    let closed = Instant::now();
+    loop {
+        tokio::time::sleep(RETIRED_LOOK_INTERVAL).await;
+        if queue.is_done() || ending.load(Ordering::SeqCst) {
+            return;
+        }
+        let age = closed.elapsed();
+        if age > RETIRED_LIMIT || (age > RETIRED_PATIENCE && !state.gets_on()) {
+            break;
+        }
+    }
+    let events = name.account.queued();
+    warn!(output = %name.id, events, "a removed output gave up what it could not send");
+    let rest = queue.abandon();
+    name.account
+        .discarded(DiscardReason::Removed, rest.events());
+    queue.done(rest);
 }
 
 impl Drop for Runner {
