@@ -14,11 +14,15 @@ pub mod buffer;
 
 pub mod pipeline;
 
+pub mod wasm;
+
 pub mod outputs;
 
 pub mod books;
 
 pub mod manifest;
+
+pub mod digest;
 
 pub mod config_store;
 
