@@ -24,7 +24,10 @@ use streamgate_guest::Tally;
 use streamgate_processors::DropAccount;
 use utoipa::ToSchema;
 
-use crate::manifest::DEFAULT_PIPELINE;
+use crate::{
+    manifest::DEFAULT_PIPELINE,
+    wasm::{Failures, Reason},
+};
 
 /// A way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +109,8 @@ struct RuleFigures {
     failed: u64,
     failed_dropped: u64,
     bypassed: u64,
+    bypassed_by_breaker: u64,
+    failures: Failures,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -214,8 +219,10 @@ impl Books {
                     dropped: figures.dropped,
                     changed: figures.changed,
                     bypassed: figures.bypassed,
+                    bypassed_by_breaker: figures.bypassed_by_breaker,
                     failed: figures.failed,
                     failed_dropped: figures.failed_dropped,
+                    failures: failures(&rule.kind, &figures.failures),
                 }
             })
             .collect();
@@ -301,6 +308,21 @@ impl Ledger {
         self.rules.get_mut(rule.slot).bypassed += events;
     }
 
+    /// Books events that passed a WASM rule by, untouched, because its breaker is open.
+    pub fn bypassed_by_breaker(&mut self, rule: &RuleAccount, events: u64) {
+        let figures = self.rules.get_mut(rule.slot);
+        figures.bypassed += events;
+        figures.bypassed_by_breaker += events;
+    }
+
+    /// Books why events failed that [`Self::rule`] books as failed.
+    pub fn failures(&mut self, rule: &RuleAccount, failures: &Failures) {
+        let figures = self.rules.get_mut(rule.slot);
+        for (figure, more) in figures.failures.iter_mut().zip(failures) {
+            *figure += more;
+        }
+    }
+
     /// Books events of a batch that was given up because its chain panicked.
     pub fn lost_to_a_panic(&mut self, events: u64) {
         self.in_flight -= events;
@@ -384,6 +406,15 @@ impl<T: Default> Slots<T> {
     fn get_mut(&mut self, slot: usize) -> &mut T {
         &mut self.rows[slot]
     }
+}
+
+fn failures(kind: &str, failures: &Failures) -> BTreeMap<&'static str, u64> {
+    let reasons = match kind {
+        crate::wasm::KIND => &Reason::ALL[..],
+        _ => &[],
+    };
+    let figure = |reason: &Reason| (reason.name(), failures[*reason as usize]);
+    reasons.iter().map(figure).collect()
 }
 
 /// A rule of the revision whose figures are asked for.
@@ -504,12 +535,17 @@ pub struct RuleStats {
     pub dropped: u64,
     /// Events that it changed.
     pub changed: u64,
-    /// Events that passed it by because the gate was overloaded.
+    /// Events that passed it by untouched: the gate was overloaded, or the rule's breaker open.
     pub bypassed: u64,
+    /// Of these, those that passed it by because its breaker was open (WASM rules only).
+    pub bypassed_by_breaker: u64,
     /// Events that it failed on and that went on, untouched or withheld (`on_error`).
     pub failed: u64,
     /// Events that it failed on and that were dropped (`on_error`).
     pub failed_dropped: u64,
+    /// Why they failed (WASM rules only): adds up to `failed` and `failed_dropped`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<&'static str, u64>,
 }
 
 /// What one output did, in events, since it was made.

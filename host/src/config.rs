@@ -42,6 +42,9 @@ pub struct Cli {
 pub enum Command {
     /// Runs the gate until SIGTERM or SIGINT; a second signal ends it at once
     Serve,
+    /// Compiles one module from stdin to stdout: the gate's own child
+    #[command(name = crate::wasm::SUBCOMMAND, hide = true)]
+    CompileModule,
 }
 
 /// Every setting as it is written: in flags, in the environment, or in the file.

@@ -13,13 +13,14 @@ use utoipa::ToSchema;
 use crate::{
     books::Stats,
     buffer::WorkQueue,
-    manifest::{Invalid, Manifest, Output, Pipeline, Rule, check_pipeline},
+    manifest::{Invalid, Manifest, Output, Pipeline, check_pipeline},
     memory::Memory,
     outputs::{Launcher, OutputHandle, OutputSettings, OutputStatus},
-    pipeline::{CompiledChain, Revision, RuleStatus, Shared, build_rule},
+    pipeline::{BuildError, CompiledChain, ModuleSource, Parts, Revision, RuleStatus, Shared},
+    wasm::Wasm,
 };
 
-pub use crate::outputs::check_output;
+pub use crate::{outputs::check_output, pipeline::check_rule};
 
 /// The id of the console output that stands in when none is configured.
 const CONSOLE_ID: &str = "console";
@@ -38,6 +39,7 @@ struct Inner {
     queues: Vec<Arc<WorkQueue>>,
     memory: Arc<Memory>,
     launcher: Launcher,
+    wasm: Wasm,
     /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
     /// the outputs were let go of: what is made live then starts none that the end would wait for.
     applying: Mutex<bool>,
@@ -96,6 +98,7 @@ impl Gate {
         queues: Vec<Arc<WorkQueue>>,
         memory: Arc<Memory>,
         launcher: Launcher,
+        wasm: Wasm,
     ) -> Self {
         let started = Instant::now();
         let applying = Mutex::new(false);
@@ -107,6 +110,7 @@ impl Gate {
                 queues,
                 memory,
                 launcher,
+                wasm,
                 applying,
             }),
         }
@@ -115,6 +119,11 @@ impl Gate {
     /// Returns the name of this gate.
     pub fn id(&self) -> &str {
         &self.inner.id
+    }
+
+    /// Returns the host of its WASM modules.
+    pub fn wasm(&self) -> &Wasm {
+        &self.inner.wasm
     }
 
     /// Returns whether events are taken: until the end begins.
@@ -127,13 +136,22 @@ impl Gate {
         self.inner.launcher.ending.store(true, Ordering::SeqCst);
     }
 
-    /// Checks a manifest and compiles it; nothing changes. Takes processor time.
+    /// Checks a manifest and compiles it; nothing changes. Takes processor time, and blocks.
     ///
     /// # Errors
-    /// [`Invalid`] for what cannot be right; its pointer starts at the pipeline.
-    pub fn prepare(&self, manifest: &Manifest) -> Result<Prepared, Invalid> {
-        let live = self.inner.shared.revision.load();
-        prepare(manifest, &self.inner.launcher, Some(&live.chain))
+    /// [`BuildError::Invalid`] for what cannot be right; its pointer starts at the pipeline.
+    pub fn prepare(
+        &self,
+        manifest: &Manifest,
+        modules: ModuleSource<'_>,
+    ) -> Result<Prepared, BuildError> {
+        let Inner { shared, wasm, .. } = &*self.inner;
+        let parts = Parts {
+            books: &shared.books,
+            wasm,
+            modules,
+        };
+        prepare(manifest, parts, Some(&shared.revision.load().chain))
     }
 
     /// Makes a prepared revision live: every batch that a worker takes from now on is processed by
@@ -232,10 +250,9 @@ impl Gate {
         let mut retired = applying.lock();
         *retired = true;
         let live = shared.revision.load_full();
-        let empty = CompiledChain::build(&[], &shared.books, None).expect("no rule can be wrong");
         shared.revision.store(Arc::new(Revision {
             number: live.number,
-            chain: empty,
+            chain: CompiledChain::empty(),
             outputs: Vec::new(),
         }));
         for queue in queues {
@@ -244,39 +261,38 @@ impl Gate {
     }
 }
 
-/// Builds and starts the revision that a gate begins with.
+/// Builds and starts the revision that a gate begins with. Blocks.
 ///
 /// # Errors
-/// [`Invalid`] for what cannot be right; its pointer starts at the pipeline.
+/// [`BuildError::Invalid`] for what cannot be right; its pointer starts at the pipeline.
 pub fn first_revision(
     manifest: &Manifest,
     launcher: &Launcher,
     memory: &Memory,
-) -> Result<Revision, Invalid> {
+    wasm: &Wasm,
+    modules: ModuleSource<'_>,
+) -> Result<Revision, BuildError> {
+    let parts = Parts {
+        books: &launcher.books,
+        wasm,
+        modules,
+    };
     Ok(launch(
-        prepare(manifest, launcher, None)?,
+        prepare(manifest, parts, None)?,
         launcher,
         memory,
         &[],
     ))
 }
 
-/// Builds one rule and throws it away.
-///
-/// # Errors
-/// [`Invalid`] names the field; its pointer starts at the rule.
-pub fn check_rule(rule: &Rule) -> Result<(), Invalid> {
-    build_rule(rule).map(drop)
-}
-
 fn prepare(
     manifest: &Manifest,
-    launcher: &Launcher,
+    parts: Parts<'_>,
     previous: Option<&CompiledChain>,
-) -> Result<Prepared, Invalid> {
+) -> Result<Prepared, BuildError> {
     let pipeline: &Pipeline = manifest.pipeline();
     check_pipeline(pipeline)?;
-    let chain = CompiledChain::build(&pipeline.processors, &launcher.books, previous)?;
+    let chain = CompiledChain::build(&pipeline.processors, parts, previous)?;
     let outputs = pipeline
         .outputs
         .iter()
@@ -350,6 +366,7 @@ impl Gate {
             memory::MIN_BUDGET_BYTES,
             outputs::{FanOut, Room},
             pipeline::Overload,
+            wasm::Compiler,
         };
 
         let (books, room) = (Arc::new(Books::default()), Arc::new(Room::default()));
@@ -362,7 +379,8 @@ impl Gate {
             abort: watch::channel(false).1,
             ending: Arc::default(),
         };
-        let revision = first_revision(&Manifest::empty(), &launcher, &memory);
+        let wasm = Wasm::new(1, Compiler::Here);
+        let revision = first_revision(&Manifest::empty(), &launcher, &memory, &wasm, &|_| Ok(None));
         let shared = Shared {
             revision: ArcSwap::from_pointee(revision.expect("the empty manifest builds")),
             books,
@@ -376,6 +394,7 @@ impl Gate {
             Vec::new(),
             memory,
             launcher,
+            wasm,
         )
     }
 }

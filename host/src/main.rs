@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use streamgate::{
-    config::{Cli, Config, SeedEnvironment},
-    server, shutdown, telemetry,
+    config::{Cli, Command, Config, SeedEnvironment},
+    server, shutdown, telemetry, wasm,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::error;
@@ -27,6 +27,12 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::CompileModule) = cli.command {
+        return match wasm::child() {
+            Ok(()) => ExitCode::from(SUCCESS),
+            Err(error) => fail(FAILURE, &error),
+        };
+    }
     let config = match Config::load(cli.settings, SeedEnvironment::read()) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use crate::{
     outputs::{FanOut, OutputHandle},
 };
 
-pub use chain::{Chain, CompiledChain, RuleStatus, build_rule};
+pub use chain::{BuildError, Chain, CompiledChain, ModuleSource, Parts, RuleStatus, check_rule};
 
 mod chain;
 
@@ -131,7 +132,7 @@ pub fn spawn_worker(
     queue: Arc<WorkQueue>,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let revision = shared.revision.load_full();
-    let chain = revision.chain.for_worker();
+    let chain = revision.chain.for_worker(Chain::default());
     let worker = Worker {
         shared,
         queue,
@@ -163,7 +164,8 @@ impl Worker {
         let live = self.shared.revision.load();
         if !Arc::ptr_eq(&live, &self.revision) {
             self.revision = Arc::clone(&live);
-            self.chain = self.revision.chain.for_worker();
+            let previous = mem::take(&mut self.chain);
+            self.chain = self.revision.chain.for_worker(previous);
         }
     }
 
@@ -184,7 +186,7 @@ impl Worker {
             self.shared
                 .books
                 .settle(|ledger| ledger.lost_to_a_panic(events));
-            self.chain = self.revision.chain.for_worker();
+            self.chain = self.revision.chain.for_worker(Chain::default());
             return;
         }
 

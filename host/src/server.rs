@@ -36,8 +36,9 @@ use crate::{
     manifest::{Invalid, Manifest, parse_manifest},
     memory::Memory,
     outputs::{FanOut, Launcher, Room},
-    pipeline::{Overload, Shared, spawn_worker},
+    pipeline::{BuildError, Overload, Shared, spawn_worker},
     shutdown::{self, Shutdown},
+    wasm::{Compiler, Wasm},
 };
 
 /// Connections that the kernel may keep until they are accepted.
@@ -80,7 +81,7 @@ pub enum ServerError {
     },
     /// The live manifest in the store cannot be built by this program.
     #[error("the live manifest in the store cannot be built: {0}; mend or remove the store")]
-    Unbuildable(Invalid),
+    Unbuildable(BuildError),
     /// The operating system refused something else.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -135,7 +136,10 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         ending: Arc::default(),
     };
     let live = store.live()?;
-    let revision = first_revision(&live, &launcher, &memory).map_err(ServerError::Unbuildable)?;
+    let wasm = Wasm::new(config.workers, Compiler::Child);
+    let modules = |_| Ok(None);
+    let revision = first_revision(&live, &launcher, &memory, &wasm, &modules)
+        .map_err(ServerError::Unbuildable)?;
     let shared = Arc::new(Shared {
         revision: ArcSwap::from_pointee(revision),
         books: Arc::clone(&books),
@@ -158,6 +162,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         queues.clone(),
         Arc::clone(&memory),
         launcher,
+        wasm,
     );
     let intake = Intake::new(memory, Arc::clone(&books), config.limits, queues.clone());
 

@@ -1,33 +1,78 @@
 //! The WASM host: all that the gate uses of wasmtime, and nothing more.
 //!
-//! Nothing of it is started before the first module is loaded: a gate without WASM rules pays
-//! nothing for it.
+//! Bytes become a [`Module`] (`compile`, `module`), a module and a rule's parameters become a
+//! [`WasmRule`] (`rule`), and each worker runs its own [`Runner`] of it, around one `instance`.
+//! Promises that whatever a module is or does, the process lives, its memory stays bounded, and a
+//! worker gets its batch back in time. Nothing of this is started before the first module is loaded:
+//! a gate without WASM rules pays nothing for it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, Weak},
+};
 
-use serde::Serialize;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tracing::info;
 use utoipa::ToSchema;
 
 use crate::digest::Digest;
 
-/// A handle to the WASM host of this process; clones are the same host.
-#[derive(Debug, Clone, Default)]
-pub struct Wasm {}
+pub use self::{
+    compile::{SUBCOMMAND, child},
+    instance::Reason,
+    module::Module,
+    rule::{Failures, KIND, Params, Ran, Runner, WasmRule, WasmStatus},
+};
 
-/// A module that was checked and compiled.
+mod breaker;
+mod compile;
+mod engine;
+mod hostcalls;
+mod instance;
+mod limits;
+mod module;
+mod record;
+mod rule;
+
+/// A handle to the WASM host of this process; clones are the same host.
+#[derive(Debug, Clone)]
+pub struct Wasm {
+    inner: Arc<Inner>,
+}
+
 #[derive(Debug)]
-pub struct Module {
-    digest: Digest,
-    info: ModuleInfo,
+struct Inner {
+    workers: usize,
+    compiler: Compiler,
+    runtime: OnceLock<engine::Runtime>,
+    /// Held while a module is compiled: one at a time, so that the data path keeps its processors.
+    compiling: Mutex<()>,
+    /// What is compiled and still held by somebody.
+    modules: Mutex<BTreeMap<Digest, Weak<Module>>>,
+    /// The newest one, which nobody may hold yet: it is published right after it was uploaded.
+    newest: Mutex<Option<Arc<Module>>>,
+}
+
+/// Largest module that is taken, in bytes. A JavaScript interpreter with its program has 12 MB.
+pub const MAX_MODULE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Where modules are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compiler {
+    /// In a child process with limits. Needs a `main` that calls [`child`] for [`SUBCOMMAND`].
+    Child,
+    /// In this process, without limits: for the user's own modules, and for tests.
+    Here,
 }
 
 /// What a module is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleInfo {
     /// `component`, or `core`: a core module that carries its world, made into a component by the
     /// gate.
     pub kind: String,
-    /// What it asks for, as `interface` or `interface#function`, sorted.
+    /// What it asks for, as `interface#function`, sorted.
     pub imports: Vec<String>,
     /// What it offers, sorted.
     pub exports: Vec<String>,
@@ -37,36 +82,109 @@ pub struct ModuleInfo {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ModuleError {
-    /// Stable, for programs: `not_wasm`, `precompiled_module`, `unknown_import`, ...
+    /// Stable, for programs: one of [`CODES`].
     pub code: &'static str,
     /// What was found, what was expected, and the remedy.
     pub message: String,
 }
 
+/// The codes of a [`ModuleError`].
+pub const CODES: [&str; 14] = [
+    "compile_memory",
+    "compile_time",
+    "compiler_crashed",
+    "compiler_failed",
+    "engine_failed",
+    "invalid_module",
+    "missing_export",
+    "module_too_large",
+    "native_code",
+    "no_world",
+    "not_wasm",
+    "precompiled_module",
+    "unknown_import",
+    "unsupported_component",
+];
+
+impl ModuleError {
+    fn new(code: &str, message: impl Into<String>) -> Self {
+        let known = CODES.iter().find(|known| **known == code);
+        Self {
+            code: known.copied().unwrap_or("invalid_module"),
+            message: message.into(),
+        }
+    }
+}
+
 impl Wasm {
+    /// Makes the host for a gate with that many workers. Starts nothing.
+    pub fn new(workers: usize, compiler: Compiler) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                workers,
+                compiler,
+                runtime: OnceLock::new(),
+                compiling: Mutex::new(()),
+                modules: Mutex::new(BTreeMap::new()),
+                newest: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Returns how many workers there are.
+    pub fn workers(&self) -> usize {
+        self.inner.workers
+    }
+
     /// Checks and compiles a module, or returns the one that is compiled already. Takes up to some
     /// seconds, and blocks.
     ///
     /// # Errors
     /// [`ModuleError`] for bytes that are no processor, or cost too much to compile.
-    pub fn load(&self, digest: Digest, _bytes: &[u8]) -> Result<Arc<Module>, ModuleError> {
-        let info = ModuleInfo {
-            kind: "core".to_owned(),
-            imports: Vec::new(),
-            exports: Vec::new(),
+    pub fn load(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<Module>, ModuleError> {
+        if let Some(module) = self.loaded(digest) {
+            return Ok(module);
+        }
+        let _turn = self.inner.compiling.lock();
+        // Somebody else may have wanted the same one.
+        if let Some(module) = self.loaded(digest) {
+            return Ok(module);
+        }
+        let begun = std::time::Instant::now();
+        let artifact = match self.inner.compiler {
+            Compiler::Child => compile::in_child(bytes)?,
+            Compiler::Here => compile::compile(bytes)?,
         };
-        Ok(Arc::new(Module { digest, info }))
+        let compiled = begun.elapsed();
+        let module = Arc::new(Module::load(digest, artifact, self.runtime()?)?);
+        info!(
+            digest = %digest,
+            compile_ms = u64::try_from(compiled.as_millis()).unwrap_or(u64::MAX),
+            load_ms = u64::try_from((begun.elapsed() - compiled).as_millis()).unwrap_or(u64::MAX),
+            "compiled a module"
+        );
+        let mut modules = self.inner.modules.lock();
+        modules.retain(|_, module| module.strong_count() > 0);
+        modules.insert(digest, Arc::downgrade(&module));
+        *self.inner.newest.lock() = Some(Arc::clone(&module));
+        Ok(module)
     }
-}
 
-impl Module {
-    /// Returns its digest.
-    pub fn digest(&self) -> Digest {
-        self.digest
+    /// Returns a module that is compiled already.
+    pub fn loaded(&self, digest: Digest) -> Option<Arc<Module>> {
+        self.inner.modules.lock().get(&digest)?.upgrade()
     }
 
-    /// Says what it is.
-    pub fn info(&self) -> &ModuleInfo {
-        &self.info
+    fn runtime(&self) -> Result<&engine::Runtime, ModuleError> {
+        if let Some(runtime) = self.inner.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = engine::Runtime::start(self.inner.workers).map_err(|error| {
+            ModuleError::new(
+                "engine_failed",
+                format!("the WASM engine cannot be started: {error:#}"),
+            )
+        })?;
+        Ok(self.inner.runtime.get_or_init(|| runtime))
     }
 }

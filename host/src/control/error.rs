@@ -17,7 +17,7 @@ use utoipa::{
     openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder},
 };
 
-use crate::{config_store::StoreError, manifest::Invalid};
+use crate::{config_store::StoreError, manifest::Invalid, pipeline::BuildError};
 
 /// Why a request failed, as the client sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -105,6 +105,15 @@ impl IntoResponse for Problem {
 impl From<Invalid> for Problem {
     fn from(fault: Invalid) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, fault.code, fault.message).at(fault.pointer)
+    }
+}
+
+impl From<BuildError> for Problem {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Invalid(fault) => fault.into(),
+            BuildError::Store(error) => error.into(),
+        }
     }
 }
 

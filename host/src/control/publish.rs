@@ -119,7 +119,7 @@ pub(super) async fn validate(
     body::read(request).await?;
     let valid = state.blocking(|shared| {
         let manifest = next_manifest(shared);
-        shared.gate.prepare(&manifest)?;
+        shared.gate.prepare(&manifest, &|_| Ok(None))?;
         let pipeline = manifest.pipeline();
         Ok(Valid {
             status: "valid",
@@ -228,7 +228,7 @@ fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
         return Err(Problem::shutting_down());
     }
     let manifest = next_manifest(shared);
-    let prepared = shared.gate.prepare(&manifest)?;
+    let prepared = shared.gate.prepare(&manifest, &|_| Ok(None))?;
     shared.store.publish(&manifest)?;
     let took = shared.gate.apply(prepared);
     shared.live.store(Arc::new(manifest.clone()));

@@ -6,14 +6,20 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use streamgate_guest::{Batch, Processor, Tally};
-use streamgate_processors::{Builtin, OnError as ProcessorOnError, is_privacy};
+use streamgate_guest::{Batch, Processor};
+use streamgate_processors::{Builtin, DropAccount, OnError as ProcessorOnError, is_privacy};
 use utoipa::ToSchema;
 
 use crate::{
     books::{Books, Ledger, NamedRule, RuleAccount},
+    config_store::StoreError,
+    digest::Digest,
     manifest::{Invalid, OnError, OnOverload, Rule},
+    wasm::{self, Module, Params, Ran, Runner, Wasm, WasmRule, WasmStatus},
 };
+
+/// Where a chain's modules come from: their bytes by digest, or `None` if there are none.
+pub type ModuleSource<'a> = &'a dyn Fn(Digest) -> Result<Option<Vec<u8>>, StoreError>;
 
 /// The enabled rules of a revision, compiled.
 #[derive(Debug)]
@@ -23,9 +29,37 @@ pub struct CompiledChain {
 
 #[derive(Debug)]
 struct Step {
-    builtin: Builtin,
+    processor: Compiled,
     on_overload: OnOverload,
     rule: NamedRule,
+}
+
+#[derive(Debug)]
+enum Compiled {
+    Builtin(Builtin),
+    Wasm(Arc<WasmRule>),
+}
+
+/// What a chain is built with.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// Opens accounts for rules.
+    pub books: &'a Arc<Books>,
+    /// Compiles modules.
+    pub wasm: &'a Wasm,
+    /// Has their bytes.
+    pub modules: ModuleSource<'a>,
+}
+
+/// Why a chain cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A rule cannot be right.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The store failed to hand out a module.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// One rule's state.
@@ -36,59 +70,89 @@ pub struct RuleStatus {
     /// The rule's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `active`, or `bypassed` while the gate is overloaded.
-    pub state: String,
+    /// `active`; `bypassed` while events pass it by untouched, or `withheld` while the bodies of
+    /// events are, because it is a privacy rule that keeps failing.
+    pub state: &'static str,
+    /// Why it is not active: `overload` or `breaker`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What there is to say of its module, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wasm: Option<WasmStatus>,
 }
 
 /// One worker's copy of a chain.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Chain {
     steps: Vec<WorkerStep>,
 }
 
 #[derive(Debug)]
 struct WorkerStep {
-    builtin: Builtin,
+    processor: Copied,
     on_overload: OnOverload,
     account: Arc<RuleAccount>,
     /// What the last batch came to, until it is booked.
     seen: u64,
-    bypassed: u64,
-    tally: Tally,
+    overloaded: u64,
+    ran: Ran,
+}
+
+#[derive(Debug)]
+enum Copied {
+    Builtin(Box<Builtin>),
+    Wasm(Box<Runner>),
 }
 
 impl CompiledChain {
     /// Compiles the rules. A rule that was in `previous` under the same id and type keeps its
-    /// account.
+    /// account; a WASM rule that did not change keeps its instances too.
     ///
     /// # Errors
-    /// [`Invalid`] for the first rule that cannot be built; its pointer starts at the pipeline.
+    /// [`BuildError::Invalid`] for the first rule that cannot be built; its pointer starts at the
+    /// pipeline.
     pub fn build(
         rules: &[Rule],
-        books: &Arc<Books>,
+        parts: Parts<'_>,
         previous: Option<&Self>,
-    ) -> Result<Self, Invalid> {
+    ) -> Result<Self, BuildError> {
         let mut steps = Vec::with_capacity(rules.len());
         for (at, rule) in rules.iter().enumerate() {
-            let builtin =
-                build_rule(rule).map_err(|fault| fault.under(&format!("/processors/{at}")))?;
+            let known = previous.and_then(|chain| chain.step(&rule.id, &rule.kind));
+            let processor = match rule.kind.as_str() {
+                wasm::KIND => build_wasm(rule, parts, known),
+                _ => build_rule(rule)
+                    .map(Compiled::Builtin)
+                    .map_err(BuildError::Invalid),
+            };
+            let processor = processor.map_err(|error| match error {
+                BuildError::Invalid(fault) => fault.under(&format!("/processors/{at}")).into(),
+                other => other,
+            })?;
             if !rule.enabled {
                 continue;
             }
-            let known = previous.and_then(|chain| chain.rule(&rule.id, &rule.kind));
-            let account = known.map_or_else(|| books.open_rule(), |rule| Arc::clone(&rule.account));
+            let account = match known {
+                Some(step) => Arc::clone(&step.rule.account),
+                None => parts.books.open_rule(),
+            };
             let rule_name = NamedRule {
                 id: rule.id.clone(),
                 kind: rule.kind.clone(),
                 account,
             };
             steps.push(Step {
-                builtin,
-                on_overload: on_overload(rule),
+                on_overload: on_overload(rule, processor.is_privacy()),
+                processor,
                 rule: rule_name,
             });
         }
         Ok(Self { steps })
+    }
+
+    /// A chain of no rules.
+    pub fn empty() -> Self {
+        Self { steps: Vec::new() }
     }
 
     /// Returns the rules that run, in order.
@@ -99,38 +163,83 @@ impl CompiledChain {
     /// Says of each rule whether it runs.
     pub fn statuses(&self, overloaded: bool) -> Vec<RuleStatus> {
         let status = |step: &Step| {
+            let wasm = match &step.processor {
+                Compiled::Builtin(_) => None,
+                Compiled::Wasm(rule) => Some(rule.status()),
+            };
             let bypassed = overloaded && step.on_overload == OnOverload::Bypass;
+            let broken = wasm.as_ref().is_some_and(|wasm| wasm.breaker_open);
+            let (state, reason) = match (bypassed, broken) {
+                (true, _) => ("bypassed", Some("overload")),
+                (false, true) if step.processor.is_privacy() => ("withheld", Some("breaker")),
+                (false, true) => ("bypassed", Some("breaker")),
+                (false, false) => ("active", None),
+            };
             RuleStatus {
                 id: step.rule.id.clone(),
                 kind: step.rule.kind.clone(),
-                state: if bypassed { "bypassed" } else { "active" }.to_owned(),
+                state,
+                reason,
+                wasm,
             }
         };
         self.steps.iter().map(status).collect()
     }
 
-    /// Returns a copy for one worker.
-    pub fn for_worker(&self) -> Chain {
+    /// Returns a copy for one worker. Instances of rules that did not change are taken over from
+    /// `previous`, with what they remember.
+    pub fn for_worker(&self, previous: Chain) -> Chain {
+        let mut runners: Vec<Box<Runner>> = previous
+            .steps
+            .into_iter()
+            .filter_map(|step| match step.processor {
+                Copied::Builtin(_) => None,
+                Copied::Wasm(runner) => Some(runner),
+            })
+            .collect();
+        let mut copied = |processor: &Compiled| match processor {
+            Compiled::Builtin(builtin) => {
+                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..))))
+            }
+            Compiled::Wasm(rule) => {
+                let kept = runners
+                    .iter()
+                    .position(|runner| Arc::ptr_eq(runner.rule(), rule));
+                Copied::Wasm(match kept {
+                    Some(at) => runners.swap_remove(at),
+                    None => Box::new(Runner::new(Arc::clone(rule))),
+                })
+            }
+        };
         let steps = self
             .steps
             .iter()
             .map(|step| WorkerStep {
-                builtin: step.builtin.for_worker(fastrand::u64(..)),
+                processor: copied(&step.processor),
                 on_overload: step.on_overload,
                 account: Arc::clone(&step.rule.account),
                 seen: 0,
-                bypassed: 0,
-                tally: Tally::default(),
+                overloaded: 0,
+                ran: Ran::default(),
             })
             .collect();
         Chain { steps }
     }
 
-    fn rule(&self, id: &str, kind: &str) -> Option<&NamedRule> {
+    fn step(&self, id: &str, kind: &str) -> Option<&Step> {
         self.steps
             .iter()
-            .map(|step| &step.rule)
-            .find(|rule| rule.id == id && rule.kind == kind)
+            .find(|step| step.rule.id == id && step.rule.kind == kind)
+    }
+}
+
+impl Compiled {
+    /// Whether it protects what must not leave: it is never skipped by default.
+    fn is_privacy(&self) -> bool {
+        match self {
+            Self::Builtin(builtin) => matches!(builtin, Builtin::Redact(_)),
+            Self::Wasm(rule) => rule.is_privacy(),
+        }
     }
 }
 
@@ -139,69 +248,145 @@ impl Chain {
     pub fn run(&mut self, batch: &mut Batch, overloaded: bool) {
         for step in &mut self.steps {
             let events = batch.events() as u64;
-            (step.seen, step.bypassed, step.tally) = (0, 0, Tally::default());
+            (step.seen, step.overloaded, step.ran) = (0, 0, Ran::default());
             if events == 0 {
                 continue;
             }
             if overloaded && step.on_overload == OnOverload::Bypass {
-                step.bypassed = events;
-            } else {
-                step.seen = events;
-                step.tally = step.builtin.process(batch);
+                step.overloaded = events;
+                continue;
             }
+            match &mut step.processor {
+                Copied::Builtin(builtin) => step.ran.tally = builtin.process(batch),
+                Copied::Wasm(runner) => step.ran = runner.run(batch),
+            }
+            step.seen = events - step.ran.bypassed;
         }
     }
 
     /// Books what the last run did.
     pub fn book(&self, ledger: &mut Ledger) {
         for step in &self.steps {
+            let (account, ran) = (&step.account, &step.ran);
             if step.seen > 0 {
-                ledger.rule(
-                    &step.account,
-                    step.builtin.drop_account(),
-                    step.seen,
-                    step.tally,
-                );
+                ledger.rule(account, step.processor.drop_account(), step.seen, ran.tally);
             }
-            if step.bypassed > 0 {
-                ledger.bypassed(&step.account, step.bypassed);
+            if step.overloaded > 0 {
+                ledger.bypassed(account, step.overloaded);
+            }
+            if ran.bypassed > 0 {
+                ledger.bypassed_by_breaker(account, ran.bypassed);
+            }
+            if ran.tally.failed + ran.tally.failed_dropped > 0 {
+                ledger.failures(account, &ran.failures);
             }
         }
     }
 }
 
-/// Builds one rule; the pointer of a fault starts at the rule.
+impl Copied {
+    fn drop_account(&self) -> DropAccount {
+        match self {
+            Self::Builtin(builtin) => builtin.drop_account(),
+            Self::Wasm(_) => DropAccount::RuleDropped,
+        }
+    }
+}
+
+/// Checks one rule by building it, as far as that is possible without the bytes of modules; the
+/// pointer of a fault starts at the rule.
 ///
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
-pub fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {
+pub fn check_rule(rule: &Rule) -> Result<(), Invalid> {
+    match rule.kind.as_str() {
+        wasm::KIND => check_wasm(rule).map(drop),
+        _ => build_rule(rule).map(drop),
+    }
+}
+
+fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {
+    let is_privacy = is_privacy(&rule.kind);
+    if is_privacy {
+        refuse_leaks(rule)?;
+    }
     let on_error = match rule.on_error {
-        Some(OnError::Pass) if is_privacy(&rule.kind) => {
-            return Err(Invalid::new(
-                "leaking_on_error",
-                "/on_error",
-                format!(
-                    "`on_error` of a `{}` rule is `pass`, which lets raw data out; \
-                     expected `mask` or `drop`",
-                    rule.kind
-                ),
-            ));
-        }
         Some(OnError::Pass) => ProcessorOnError::Pass,
         Some(OnError::Mask) => ProcessorOnError::Mask,
         Some(OnError::Drop) => ProcessorOnError::Drop,
-        None if is_privacy(&rule.kind) => ProcessorOnError::Mask,
+        None if is_privacy => ProcessorOnError::Mask,
         None => ProcessorOnError::Pass,
     };
     Builtin::build(&rule.kind, &rule.params, on_error)
         .map_err(|error| Invalid::new(error.code, error.pointer, error.message))
 }
 
-fn on_overload(rule: &Rule) -> OnOverload {
-    let default = if is_privacy(&rule.kind) {
-        OnOverload::Enforce
-    } else {
-        OnOverload::Bypass
+fn check_wasm(rule: &Rule) -> Result<Params, Invalid> {
+    let params = Params::parse(rule)?;
+    if params.privacy {
+        refuse_leaks(rule)?;
+    }
+    Ok(params)
+}
+
+fn refuse_leaks(rule: &Rule) -> Result<(), Invalid> {
+    if rule.on_error != Some(OnError::Pass) {
+        return Ok(());
+    }
+    let kind = match rule.kind.as_str() {
+        wasm::KIND => "`wasm` rule with `privacy`".to_owned(),
+        kind => format!("`{kind}` rule"),
+    };
+    Err(Invalid::new(
+        "leaking_on_error",
+        "/on_error",
+        format!(
+            "`on_error` of a {kind} is `pass`, which lets raw data out; expected `mask` or `drop`"
+        ),
+    ))
+}
+
+fn build_wasm(rule: &Rule, parts: Parts<'_>, known: Option<&Step>) -> Result<Compiled, BuildError> {
+    let params = check_wasm(rule)?;
+    let previous = match known.map(|step| &step.processor) {
+        Some(Compiled::Wasm(previous)) => Some(previous),
+        _ => None,
+    };
+    if let Some(previous) = previous.filter(|previous| previous.is_built_from(rule)) {
+        return Ok(Compiled::Wasm(Arc::clone(previous)));
+    }
+    let module = load(&params, parts)?;
+    let previous = previous.map(AsRef::as_ref);
+    let built = WasmRule::build(rule, &params, module, parts.wasm.workers(), previous)?;
+    Ok(Compiled::Wasm(Arc::new(built)))
+}
+
+/// Loads the module that a rule is pinned to.
+fn load(params: &Params, parts: Parts<'_>) -> Result<Arc<Module>, BuildError> {
+    let unknown = |message| Invalid::new("unknown_module", "/params/module", message);
+    let name = &params.module;
+    let digest = params.pinned()?.ok_or_else(|| {
+        unknown(format!(
+            "the rule is not pinned to the code of `{name}`; it has no `digest`"
+        ))
+    })?;
+    if let Some(module) = parts.wasm.loaded(digest) {
+        return Ok(module);
+    }
+    let bytes = (parts.modules)(digest)?.ok_or_else(|| {
+        unknown(format!(
+            "the store has no module `{name}` with the digest {digest}; upload it with `PUT \
+             /modules/{name}`"
+        ))
+    })?;
+    let loaded = parts.wasm.load(digest, &bytes);
+    Ok(loaded.map_err(|error| Invalid::new(error.code, "/params/module", error.message))?)
+}
+
+fn on_overload(rule: &Rule, is_privacy: bool) -> OnOverload {
+    let default = match is_privacy {
+        true => OnOverload::Enforce,
+        false => OnOverload::Bypass,
     };
     rule.on_overload.unwrap_or(default)
 }

@@ -1,0 +1,615 @@
+//! A rule of type `wasm`: what its parameters say, and what one worker has of it.
+//!
+//! A batch goes to the guest in one call. If that fails, its events go one at a time, so that only
+//! those meet `on_error` which fail by themselves. Nothing a guest answers reaches a batch before all
+//! of it was checked.
+
+use std::{
+    cell::Cell,
+    mem,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use streamgate_guest::{Batch, Rest, Tally, Verdict};
+use utoipa::ToSchema;
+
+use super::{
+    breaker::{Admission, Breaker, Call},
+    instance::{CallError, Changes, Instance, Reason},
+    limits::Limits,
+    module::Module,
+    record::{Activity, Record},
+};
+use crate::{
+    digest::Digest,
+    manifest::{Invalid, OnError, Rule, pointer_of},
+};
+
+/// The `type` of rules that run a module.
+pub const KIND: &str = "wasm";
+
+/// An instance whose memory passes this share of its limit is replaced between two batches, in
+/// percent: a guest that leaks starts afresh before it fails.
+const RECYCLE_AT_PERCENT: usize = 75;
+
+/// Most instances that are made ready before a revision is live; a worker without one makes its own.
+const MAX_READY: usize = 64;
+
+/// `params` of a rule of type `wasm`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Name of the module.
+    pub module: String,
+    /// Digest of the module: written at publish, or by whoever wants that code and no other.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Handed to the guest's `configure`, as JSON.
+    #[serde(default = "empty")]
+    pub config: Value,
+    /// Whether the rule protects what must not leave.
+    #[serde(default)]
+    pub privacy: bool,
+    /// What its guests may take.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn empty() -> Value {
+    Value::Object(Map::new())
+}
+
+impl Params {
+    /// Reads the parameters of a rule; pointers start at the rule.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a field that cannot be right.
+    pub fn parse(rule: &Rule) -> Result<Self, Invalid> {
+        let params = Value::Object(rule.params.clone());
+        let params: Self = serde_path_to_error::deserialize(params).map_err(|error| {
+            let pointer = format!("/params{}", pointer_of(error.path()));
+            Invalid::new("invalid_params", pointer, error.into_inner().to_string())
+        })?;
+        params.limits.check().map_err(|fault| {
+            let pointer = format!("/params/limits/{}", fault.field);
+            Invalid::new("invalid_limit", pointer, fault.message)
+        })?;
+        params.pinned()?;
+        Ok(params)
+    }
+
+    /// Returns the digest that the rule is pinned to.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a digest that is none.
+    pub fn pinned(&self) -> Result<Option<Digest>, Invalid> {
+        let parse = |text: &String| {
+            text.parse().map_err(|error| {
+                Invalid::new(
+                    "invalid_digest",
+                    "/params/digest",
+                    format!("`digest`: {error}"),
+                )
+            })
+        };
+        self.digest.as_ref().map(parse).transpose()
+    }
+}
+
+/// A rule whose module is compiled and configured; shared by the workers.
+#[derive(Debug)]
+pub struct WasmRule {
+    rule: Rule,
+    name: String,
+    module: Arc<Module>,
+    /// JSON.
+    config: String,
+    limits: Limits,
+    on_error: OnError,
+    privacy: bool,
+    breaker: Breaker,
+    record: Arc<Record>,
+    /// Instances that no worker has taken yet.
+    ready: Mutex<Vec<Instance>>,
+}
+
+/// How a WASM rule is.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct WasmStatus {
+    /// Name of the module.
+    pub module: String,
+    /// Digest of the code that runs.
+    pub digest: String,
+    /// Whether the rule is left alone for a while because it keeps failing.
+    pub breaker_open: bool,
+    /// How often that began.
+    pub breaker_opened: u64,
+    /// What its guests took, said and counted.
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// Failed events by reason, in the order of [`Reason::ALL`].
+pub type Failures = [u64; Reason::ALL.len()];
+
+/// What one run of a rule over a batch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ran {
+    /// What became of the events.
+    pub tally: Tally,
+    /// Why events failed: adds up to `failed` and `failed_dropped`.
+    pub failures: Failures,
+    /// Events that passed untouched because the rule's breaker is open.
+    pub bypassed: u64,
+}
+
+impl WasmRule {
+    /// Configures a guest with the rule's config, and makes instances for `workers` workers ready.
+    /// `previous` is the rule of the same id that ran before.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the guest's words if it refuses its config, or with what went wrong.
+    pub fn build(
+        rule: &Rule,
+        params: &Params,
+        module: Arc<Module>,
+        workers: usize,
+        previous: Option<&Self>,
+    ) -> Result<Self, Invalid> {
+        let on_error = match (rule.on_error, params.privacy) {
+            (Some(on_error), _) => on_error,
+            (None, true) => OnError::Mask,
+            (None, false) => OnError::Pass,
+        };
+        let record = previous
+            .map(|previous| Arc::clone(&previous.record))
+            .filter(|record| record.is_silent() == params.privacy)
+            .unwrap_or_else(|| Arc::new(Record::new(rule.id.clone(), params.privacy)));
+        let config = params.config.to_string();
+        let start = || Instance::start(&module, &config, &params.limits, &record);
+        let ready = (0..workers.clamp(1, MAX_READY))
+            .map(|_| start())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| refused(&params.module, &error))?;
+        Ok(Self {
+            rule: rule.clone(),
+            name: params.module.clone(),
+            config,
+            limits: params.limits,
+            on_error,
+            privacy: params.privacy,
+            breaker: Breaker::new(rule.id.clone()),
+            record,
+            ready: Mutex::new(ready),
+            module,
+        })
+    }
+
+    /// Whether it was built from the same rule: then its instances, and what they remember, go on.
+    pub fn is_built_from(&self, rule: &Rule) -> bool {
+        self.rule == *rule
+    }
+
+    /// Says how it is.
+    pub fn status(&self) -> WasmStatus {
+        WasmStatus {
+            module: self.name.clone(),
+            digest: self.module.digest().to_string(),
+            breaker_open: self.breaker.is_open(),
+            breaker_opened: self.breaker.times_opened(),
+            activity: self.record.activity(),
+        }
+    }
+
+    /// Whether the rule protects what must not leave.
+    pub fn is_privacy(&self) -> bool {
+        self.privacy
+    }
+
+    fn start(&self) -> Result<Instance, CallError> {
+        Instance::start(&self.module, &self.config, &self.limits, &self.record)
+    }
+}
+
+fn refused(module: &str, error: &CallError) -> Invalid {
+    let message = &error.message;
+    match error.reason {
+        Reason::Error => Invalid::new(
+            "config_refused",
+            "/params/config",
+            format!("the module `{module}` refuses its config: {message}"),
+        ),
+        reason => Invalid::new(
+            "module_failed",
+            "/params/module",
+            format!(
+                "the module `{module}` cannot be started ({}): {message}",
+                reason.name()
+            ),
+        ),
+    }
+}
+
+/// What one worker has of a rule.
+#[derive(Debug)]
+pub struct Runner {
+    rule: Arc<WasmRule>,
+    instance: Option<Instance>,
+    // Scratch, kept so that the steady state allocates nothing.
+    ends: Vec<u32>,
+    joined: Vec<u8>,
+    fates: Vec<Fate>,
+    bodies: Vec<u8>,
+}
+
+/// What becomes of one event; an event without one goes on as it is.
+#[derive(Debug, Clone)]
+struct Fate {
+    event: u32,
+    becomes: Becomes,
+}
+
+#[derive(Debug, Clone)]
+enum Becomes {
+    Dropped,
+    /// A stretch of `bodies`.
+    Replaced(Range<usize>),
+    Failed,
+}
+
+/// Scratch vectors are cut back to this many bytes after a batch that needed more.
+const RESTING_BYTES: usize = 1024 * 1024;
+
+impl Runner {
+    /// Makes the worker's part of `rule`, with an instance that is ready if there is one.
+    pub fn new(rule: Arc<WasmRule>) -> Self {
+        let instance = rule.ready.lock().pop();
+        Self {
+            rule,
+            instance,
+            ends: Vec::new(),
+            joined: Vec::new(),
+            fates: Vec::new(),
+            bodies: Vec::new(),
+        }
+    }
+
+    /// Returns the rule that it runs.
+    pub fn rule(&self) -> &Arc<WasmRule> {
+        &self.rule
+    }
+
+    /// Applies the rule to the batch.
+    pub fn run(&mut self, batch: &mut Batch) -> Ran {
+        let mut ran = Ran::default();
+        let admission = self.rule.breaker.admits();
+        if admission == Admission::Open {
+            self.fates.clear();
+            self.spare(0, batch.events(), &mut ran);
+            self.apply(batch, &mut ran);
+            return ran;
+        }
+        self.columns(batch);
+        self.fates.clear();
+        self.bodies.clear();
+        // One slice of events is handed over as it lies.
+        let (joined, ends) = (mem::take(&mut self.joined), mem::take(&mut self.ends));
+        let bytes = match batch.slices().len() {
+            1 => batch.slices().next().unwrap_or_default(),
+            _ => &joined,
+        };
+        match admission {
+            Admission::Probe => self.one_by_one(bytes, &ends, Call::Probe, &mut ran),
+            _ => self.whole(bytes, &ends, &mut ran),
+        }
+        (self.joined, self.ends) = (joined, ends);
+        self.apply(batch, &mut ran);
+        self.rest();
+        ran
+    }
+
+    /// Writes down where each event ends; and the events end to end, if they do not lie so.
+    fn columns(&mut self, batch: &Batch) {
+        self.ends.clear();
+        self.joined.clear();
+        let slices = batch.slices();
+        let is_one = slices.len() == 1;
+        let mut base = 0;
+        for slice in slices {
+            let ends = memchr::memchr_iter(b'\n', slice).map(|at| offset(base + at + 1));
+            self.ends.extend(ends);
+            if !is_one {
+                self.joined.extend_from_slice(slice);
+            }
+            base += slice.len();
+        }
+    }
+
+    /// All events in one call; one at a time if that fails.
+    fn whole(&mut self, bytes: &[u8], ends: &[u32], ran: &mut Ran) {
+        let call = if ends.len() == 1 {
+            Call::Single
+        } else {
+            Call::Batch
+        };
+        match self.call(bytes, ends) {
+            Ok(changes) => {
+                self.rule.breaker.went_well();
+                self.take(&changes, 0);
+            }
+            Err(error) => {
+                let open = self.note(&error, call);
+                if call == Call::Single {
+                    self.fail(0, error.reason, ran);
+                } else if open {
+                    self.spare(0, ends.len(), ran);
+                } else {
+                    self.one_by_one(bytes, ends, Call::Single, ran);
+                }
+            }
+        }
+    }
+
+    /// Each event by itself. The first one that fails with an open breaker ends it.
+    fn one_by_one(&mut self, bytes: &[u8], ends: &[u32], first: Call, ran: &mut Ran) {
+        let most_bytes = self.rule.limits.output_for(bytes.len());
+        let mut start = 0;
+        let mut kind = first;
+        for (at, &end) in ends.iter().enumerate() {
+            let end = end as usize;
+            let event = &bytes[start..end];
+            start = end;
+            match self.call(event, &[offset(event.len())]) {
+                // Each answer is within its limit; all of them together must be too.
+                Ok(changes) if self.bodies.len() + changes.bytes.len() > most_bytes => {
+                    self.fail(at, Reason::Answer, ran);
+                }
+                Ok(changes) => {
+                    match kind {
+                        Call::Probe => self.rule.breaker.close(),
+                        _ => self.rule.breaker.went_well(),
+                    }
+                    kind = Call::Single;
+                    self.take(&changes, at);
+                }
+                Err(error) => {
+                    self.fail(at, error.reason, ran);
+                    if self.note(&error, kind) {
+                        self.spare(at + 1, ends.len(), ran);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls the guest, in an instance that is well, and checks its answer.
+    fn call(&mut self, bytes: &[u8], ends: &[u32]) -> Result<Changes, CallError> {
+        let limits = &self.rule.limits;
+        let worn_out = |instance: &Instance| {
+            instance.memory_bytes() / RECYCLE_AT_PERCENT > limits.memory_bytes / 100
+        };
+        let mut instance = match self.instance.take() {
+            Some(instance) if !worn_out(&instance) => instance,
+            // The old one is gone before the new one is made: there may be no slot for both.
+            worn_out => {
+                drop(worn_out);
+                self.rule.start()?
+            }
+        };
+        let begun = Instant::now();
+        let answer = instance.process(bytes, ends).and_then(|changes| {
+            let most_bytes = limits.output_for(bytes.len());
+            match check(&changes, ends.len(), most_bytes) {
+                Ok(()) => Ok(changes),
+                Err(message) => Err(CallError {
+                    reason: Reason::Answer,
+                    message,
+                    took: begun.elapsed(),
+                }),
+            }
+        });
+        if !answer.as_ref().is_err_and(CallError::is_fatal) {
+            self.instance = Some(instance);
+        }
+        answer
+    }
+
+    /// Notes a failure; returns whether the breaker is open.
+    fn note(&self, error: &CallError, call: Call) -> bool {
+        self.rule.record.failed(error);
+        // A failure is never free, however short: the instance has to be made again.
+        let took = error.took.max(Duration::from_micros(10));
+        self.rule.breaker.failed(took, call)
+    }
+
+    /// Takes what a guest wants for events from `first` on; it was checked.
+    fn take(&mut self, changes: &Changes, first: usize) {
+        let base = self.bodies.len();
+        self.bodies.extend_from_slice(&changes.bytes);
+        let first = offset(first);
+        let mut dropped = changes.dropped.iter().peekable();
+        let mut start = 0;
+        for (&replaced, &end) in changes.replaced.iter().zip(&changes.ends) {
+            while let Some(&event) = dropped.next_if(|&&event| event < replaced) {
+                self.fates.push(Fate::new(first + event, Becomes::Dropped));
+            }
+            let end = end as usize;
+            let body = base + start..base + end;
+            self.fates
+                .push(Fate::new(first + replaced, Becomes::Replaced(body)));
+            start = end;
+        }
+        for &event in dropped {
+            self.fates.push(Fate::new(first + event, Becomes::Dropped));
+        }
+    }
+
+    fn fail(&mut self, event: usize, reason: Reason, ran: &mut Ran) {
+        ran.failures[reason as usize] += 1;
+        self.fates.push(Fate::new(offset(event), Becomes::Failed));
+    }
+
+    /// What becomes of the events `from..to` while the guest is not called: they go on as they are,
+    /// or, if the rule protects something, do not.
+    fn spare(&mut self, from: usize, to: usize, ran: &mut Ran) {
+        if self.rule.privacy {
+            for event in from..to {
+                self.fail(event, Reason::Breaker, ran);
+            }
+        } else {
+            ran.bypassed += (to - from) as u64;
+        }
+    }
+
+    /// Does to the batch what was decided.
+    fn apply(&mut self, batch: &mut Batch, ran: &mut Ran) {
+        if self.fates.is_empty() {
+            return;
+        }
+        let (fates, ends, bodies) = (&self.fates, &self.ends, &self.bodies);
+        let on_error = self.rule.on_error;
+        let next = Cell::new(0);
+        // With an open breaker no columns were made: then all events have a fate.
+        let all = fates.len() == batch.events();
+        let (mut base, mut slice_len) = (0, 0);
+        let find = |slice: &[u8], at: usize| {
+            if at == 0 {
+                base += slice_len;
+                slice_len = slice.len();
+            }
+            if all {
+                return (at < slice.len()).then_some(at);
+            }
+            let event = fates.get(next.get())?.event as usize;
+            let start = match event {
+                0 => 0,
+                _ => ends[event - 1] as usize,
+            };
+            (start < base + slice_len).then(|| start - base)
+        };
+        let (tally, failures) = (&mut ran.tally, &mut ran.failures);
+        let edited = batch.edit(Rest::Keep, find, |_, rewrite| {
+            let fate = &fates[next.replace(next.get() + 1)];
+            match &fate.becomes {
+                Becomes::Dropped => {
+                    tally.dropped += 1;
+                    Verdict::Drop
+                }
+                Becomes::Replaced(body) => {
+                    if rewrite
+                        .push(without_terminator(&bodies[body.clone()]))
+                        .is_ok()
+                    {
+                        tally.changed += 1;
+                        return Verdict::Replace;
+                    }
+                    failures[Reason::Answer as usize] += 1;
+                    on_failure(on_error, tally)
+                }
+                Becomes::Failed => on_failure(on_error, tally),
+            }
+        });
+        debug_assert_eq!(edited.dropped, tally.dropped + tally.failed_dropped);
+        debug_assert_eq!(next.get(), fates.len(), "every fate was met");
+    }
+
+    /// Gives back what a large batch took.
+    fn rest(&mut self) {
+        self.ends.shrink_to(RESTING_BYTES / size_of::<u32>());
+        self.joined.shrink_to(RESTING_BYTES);
+        self.fates.shrink_to(RESTING_BYTES / size_of::<Fate>());
+        self.bodies.shrink_to(RESTING_BYTES);
+    }
+}
+
+impl Fate {
+    fn new(event: u32, becomes: Becomes) -> Self {
+        Self { event, becomes }
+    }
+}
+
+fn on_failure(on_error: OnError, tally: &mut Tally) -> Verdict {
+    match on_error {
+        OnError::Pass => {
+            tally.failed += 1;
+            Verdict::Keep
+        }
+        OnError::Mask => {
+            tally.failed += 1;
+            Verdict::Withhold
+        }
+        OnError::Drop => {
+            tally.failed_dropped += 1;
+            Verdict::Drop
+        }
+    }
+}
+
+/// Checks an answer for a batch of that many events against the contract.
+fn check(changes: &Changes, events: usize, most_bytes: usize) -> Result<(), String> {
+    let Changes {
+        dropped,
+        replaced,
+        bytes,
+        ends,
+    } = changes;
+    for (name, indexes) in [("dropped", dropped), ("replaced", replaced)] {
+        if !indexes.is_sorted_by(|a, b| a < b) {
+            return Err(format!("`{name}` is not strictly ascending"));
+        }
+        if let Some(&last) = indexes.last()
+            && last as usize >= events
+        {
+            return Err(format!(
+                "`{name}` has event {last}; the batch has {events} events"
+            ));
+        }
+    }
+    if bytes.len() > most_bytes {
+        let found = bytes.len();
+        return Err(format!(
+            "it has {found} bytes of new bodies; expected at most {most_bytes}"
+        ));
+    }
+    if replaced.len() != ends.len() {
+        let (replaced, ends) = (replaced.len(), ends.len());
+        return Err(format!(
+            "`replaced` has {replaced} entries and `ends` has {ends}"
+        ));
+    }
+    if !ends.is_sorted() {
+        return Err("`ends` is not ascending".to_owned());
+    }
+    let last = ends.last().map_or(0, |&last| last as usize);
+    if last != bytes.len() {
+        let found = bytes.len();
+        return Err(format!("`ends` ends at {last}, and `bytes` at {found}"));
+    }
+    // Both are sorted: a merge finds what is in both.
+    let mut dropped = dropped.iter().peekable();
+    for event in replaced {
+        while dropped.next_if(|&other| other < event).is_some() {}
+        if dropped.peek() == Some(&event) {
+            return Err(format!("event {event} is both dropped and replaced"));
+        }
+    }
+    Ok(())
+}
+
+/// An event keeps the terminator that it came with.
+fn without_terminator(body: &[u8]) -> &[u8] {
+    match body.strip_suffix(b"\n") {
+        Some(body) => body.strip_suffix(b"\r").unwrap_or(body),
+        None => body,
+    }
+}
+
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).expect("a batch is far smaller than 4 GiB")
+}
