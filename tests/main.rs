@@ -5,6 +5,7 @@ mod books;
 mod docs;
 mod framing;
 mod http_ingest;
+mod modules;
 mod outputs;
 mod overload;
 mod passthrough;

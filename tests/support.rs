@@ -17,6 +17,7 @@ mod books;
 mod capture;
 mod events;
 mod gate;
+mod guests;
 mod http;
 mod receiver;
 
@@ -25,6 +26,7 @@ pub(crate) use self::{
     capture::Capture,
     events::{compress, generated_logs, lines_of, pseudo_random},
     gate::{Ended, Gate, Setup},
+    guests::guest,
     http::{Answer, Body, Request, request},
     receiver::{HttpReceiver, Reply, TcpReceiver},
 };

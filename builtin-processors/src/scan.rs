@@ -13,8 +13,6 @@
 //! There are two engines, and a property test that they agree: `scalar` runs everywhere, `avx2` where
 //! the processor has it.
 
-use std::sync::OnceLock;
-
 use regex_syntax::hir::{Class, Hir, HirKind, Literal};
 
 #[cfg(target_arch = "x86_64")]
@@ -56,6 +54,10 @@ pub(crate) struct Shape {
 struct RowClass {
     set: ByteSet,
     /// For each low half of a byte, which high halves make it one of the set: one bit each.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the vector engine reads it")
+    )]
     high_halves: [u8; 16],
     /// Ascending.
     places: Vec<u8>,
@@ -184,7 +186,7 @@ impl RowClass {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
+    static HAS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *HAS.get_or_init(|| std::is_x86_feature_detected!("avx2"))
 }
 

@@ -6,10 +6,16 @@
 //!
 //! Promises: no allocation an event (scratch space is kept and reused), and the surviving events
 //! keep their order. What a processor is and what its verdicts mean is in [`crate::processor`].
+//!
+//! In a guest, a batch comes with an index of where its events end, see [`index`]: then no byte is
+//! looked at to find them, and what was done can be told as [`Changes`](crate::changes::Changes).
 
 use std::mem;
 
-use crate::Event;
+use self::index::Index;
+use crate::{Event, changes::Changes};
+
+mod index;
 
 /// What the body of an event becomes when a rule that must hide it could not be applied.
 pub const WITHHELD: &[u8] = b"[withheld by streamgate]";
@@ -26,13 +32,15 @@ pub const REWRITE_ALLOWANCE: usize = 64 * 1024;
 ///
 /// **Shape**: `bytes` is what was read; `annex` holds events that were rewritten to another length.
 /// `runs` are the survivors, in order: each run is a whole number of events, in one of the two
-/// buffers. `events` is how many events the runs hold.
+/// buffers. `events` is how many events the runs hold. With an `index`, `bytes` stays as it came, and
+/// every rewritten event is in the annex.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
     annex: Vec<u8>,
     runs: Vec<Run>,
     events: usize,
+    index: Option<Index>,
     // Scratch of `edit`, kept so that the steady state allocates nothing.
     next_runs: Vec<Run>,
     rewritten: Vec<u8>,
@@ -105,6 +113,17 @@ impl Rewrite<'_> {
         self.body.extend_from_slice(bytes);
         Ok(())
     }
+
+    /// Makes `body` the whole new body: [`Verdict::Replace`], or [`Verdict::Withhold`] if there is no
+    /// room for it.
+    pub fn replace(&mut self, body: &[u8]) -> Verdict {
+        self.room += self.body.len();
+        self.body.clear();
+        match self.push(body) {
+            Ok(()) => Verdict::Replace,
+            Err(NoRoom) => Verdict::Withhold,
+        }
+    }
 }
 
 impl Batch {
@@ -133,6 +152,35 @@ impl Batch {
         batch
     }
 
+    /// Makes a batch of events end to end, with an index of where each of them ends. Looks at no
+    /// byte of them.
+    ///
+    /// **Shape**: as `batch` in the WIT world: each event ends with a line feed and has no other one;
+    /// `ends` ascends strictly, and its last is the length of `bytes`.
+    ///
+    /// # Panics
+    /// If the last of `ends` is not the length of `bytes`, or that is more than 1 GiB.
+    pub(crate) fn from_columns(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
+        let len = ends.last().map_or(0, |&end| end as usize);
+        assert_eq!(len, bytes.len(), "`ends` leads to the end of `bytes`");
+        let mut batch = Self::new(bytes);
+        batch.events = ends.len();
+        batch.index = Some(Index::new(ends));
+        if len > 0 {
+            batch.runs.push(Run::new(0, len, false));
+        }
+        batch
+    }
+
+    /// Tells what became of the events that this batch was made of.
+    ///
+    /// # Panics
+    /// If it was not made by [`from_columns`](Self::from_columns).
+    pub(crate) fn changes(&self) -> Changes {
+        let index = self.index.as_ref().expect("the batch came as columns");
+        index.changes(&self.runs, self.events, &self.bytes, &self.annex)
+    }
+
     /// Returns the whole buffer, for a reader to fill. What it holds beyond the filled part is
     /// left over from earlier use.
     pub fn buffer_mut(&mut self) -> &mut [u8] {
@@ -151,6 +199,7 @@ impl Batch {
             + self.annex.capacity()
             + self.rewritten.capacity()
             + runs * size_of::<Run>()
+            + self.index.as_ref().map_or(0, Index::footprint)
     }
 
     /// Makes the first `filled` bytes of the buffer the events of this batch, and counts them.
@@ -164,6 +213,7 @@ impl Batch {
             "a batch ends with a line feed"
         );
         self.events = count_events(bytes);
+        self.index = None;
         self.annex.clear();
         self.runs.clear();
         if filled > 0 {
@@ -183,6 +233,7 @@ impl Batch {
         self.annex.shrink_to(RESTING_BYTES);
         self.rewritten.clear();
         self.rewritten.shrink_to(RESTING_BYTES);
+        self.index = None;
         self.events = 0;
     }
 
@@ -208,7 +259,17 @@ impl Batch {
 
     /// Iterates over the surviving events.
     pub fn iter(&self) -> impl Iterator<Item = Event<'_>> {
-        self.slices().flat_map(lines)
+        self.runs.iter().flat_map(|run| {
+            let slice = run.of(&self.bytes, &self.annex);
+            Events {
+                slice,
+                start: 0,
+                ends: match &self.index {
+                    None => Ends::Scanned(memchr::memchr_iter(b'\n', slice)),
+                    Some(index) => Ends::Indexed(run.start, index.ends_of(*run).iter()),
+                },
+            }
+        })
     }
 
     /// Drops the events for which `keep` returns false; returns how many.
@@ -220,6 +281,14 @@ impl Batch {
         self.edit(Rest::Keep, every_event, decide).dropped
     }
 
+    /// Decides on each event in turn.
+    pub fn edit_each(
+        &mut self,
+        decide: impl FnMut(Event<'_>, &mut Rewrite<'_>) -> Verdict,
+    ) -> Edited {
+        self.edit(Rest::Keep, every_event, decide)
+    }
+
     /// Edits the events that `find` points at.
     ///
     /// `find(slice, at)` gets a slice of whole events and an offset at which one begins (or which is
@@ -229,6 +298,8 @@ impl Batch {
     /// kept or dropped as `rest` says.
     ///
     /// A body of the same length is written in place; another length costs one copy of that event.
+    // One loop with and without an index, which is asked for once an event: two copies of it keep
+    // `find` and `decide` from being inlined.
     pub fn edit(
         &mut self,
         rest: Rest,
@@ -241,17 +312,28 @@ impl Batch {
             runs: mem::take(&mut self.next_runs),
         };
         kept.runs.clear();
+        // With an index: the number in `bytes` of the event to look at next, or of one before it.
+        let mut in_bytes = 0;
         for run in &runs {
             let base = run.start as usize;
             // Where the stretch to keep began, and where the next event to look at begins.
             let mut keep_from = 0;
             let mut at = 0;
+            // With an index: the number of that event in its buffer.
+            let mut number = match &self.index {
+                None => 0,
+                Some(index) if run.annexed => index.number_of(*run, 0),
+                Some(index) => index.number_of(*run, in_bytes),
+            };
             loop {
                 let slice = run.of(&self.bytes, &self.annex);
                 let hit = find(slice, at).filter(|&hit| hit < slice.len());
                 let Some(hit) = hit else {
                     if rest == Rest::Drop {
-                        edited.dropped += count_events(&slice[at..]) as u64;
+                        edited.dropped += match &self.index {
+                            None => count_events(&slice[at..]),
+                            Some(index) => index.number_behind(*run, number) - number,
+                        } as u64;
                         kept.push(base + keep_from, base + at, run.annexed);
                     } else {
                         kept.push(base + keep_from, base + slice.len(), run.annexed);
@@ -259,10 +341,27 @@ impl Batch {
                     break;
                 };
                 debug_assert!(hit >= at, "`find` goes forward");
-                let start = memchr::memrchr(b'\n', &slice[at..hit]).map_or(at, |i| at + i + 1);
-                let end = memchr::memchr(b'\n', &slice[hit..]).map_or(slice.len(), |i| hit + i + 1);
+                let (start, end, passed) = match &self.index {
+                    None => {
+                        let start =
+                            memchr::memrchr(b'\n', &slice[at..hit]).map_or(at, |i| at + i + 1);
+                        let end = memchr::memchr(b'\n', &slice[hit..])
+                            .map_or(slice.len(), |i| hit + i + 1);
+                        (start, end, 0)
+                    }
+                    Some(index) => {
+                        let found = index.number_at(*run, number, hit);
+                        let (start, end) = index.bounds(*run, found);
+                        let passed = found - number;
+                        number = found + 1;
+                        (start, end, passed)
+                    }
+                };
                 if rest == Rest::Drop && at < start {
-                    edited.dropped += count_events(&slice[at..start]) as u64;
+                    edited.dropped += match &self.index {
+                        None => count_events(&slice[at..start]),
+                        Some(_) => passed,
+                    } as u64;
                     kept.push(base + keep_from, base + at, run.annexed);
                     keep_from = start;
                 }
@@ -294,7 +393,7 @@ impl Batch {
                 // A line feed in a replacement would forge an event.
                 replace_line_feeds(&mut self.rewritten);
                 let (body_len, terminator_len) = (event.body().len(), event.terminator().len());
-                if self.rewritten.len() == body_len {
+                if self.rewritten.len() == body_len && self.index.is_none() {
                     let buffer = if run.annexed {
                         &mut self.annex
                     } else {
@@ -309,8 +408,14 @@ impl Batch {
                     self.annex.extend_from_slice(&self.rewritten);
                     let terminator: &[u8] = if terminator_len == 2 { b"\r\n" } else { b"\n" };
                     self.annex.extend_from_slice(terminator);
+                    if let Some(index) = &mut self.index {
+                        index.annex(*run, number - 1, self.annex.len());
+                    }
                     kept.push(annex_start, self.annex.len(), true);
                 }
+            }
+            if !run.annexed {
+                in_bytes = number;
             }
         }
         self.next_runs = runs;
@@ -332,13 +437,32 @@ pub fn count_events(slice: &[u8]) -> usize {
     memchr::memchr_iter(b'\n', slice).count()
 }
 
-fn lines(slice: &[u8]) -> impl Iterator<Item = Event<'_>> {
-    let mut start = 0;
-    memchr::memchr_iter(b'\n', slice).map(move |at| {
-        let event = Event::new(&slice[start..=at]);
-        start = at + 1;
-        event
-    })
+/// The events of a run.
+struct Events<'a> {
+    slice: &'a [u8],
+    start: usize,
+    ends: Ends<'a>,
+}
+
+/// How the ends of the events of a run are found.
+enum Ends<'a> {
+    Scanned(memchr::Memchr<'a>),
+    /// Where the run begins, and where its events end.
+    Indexed(u32, std::slice::Iter<'a, u32>),
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Event<'a>;
+
+    fn next(&mut self) -> Option<Event<'a>> {
+        let end = match &mut self.ends {
+            Ends::Scanned(line_feeds) => line_feeds.next()? + 1,
+            Ends::Indexed(base, ends) => (ends.next()? - *base) as usize,
+        };
+        let event = Event::new(&self.slice[self.start..end]);
+        self.start = end;
+        Some(event)
+    }
 }
 
 fn replace_line_feeds(body: &mut [u8]) {
@@ -520,6 +644,30 @@ mod tests {
         edited
     }
 
+    fn edit(batch: &mut Batch, rest: Rest, step: u8) -> Edited {
+        batch.edit(
+            rest,
+            |slice, at| {
+                let mut from = at;
+                while from < slice.len() {
+                    let event = lines_from(slice, from);
+                    if verdict_of(event.body(), step).is_some() {
+                        return Some(from + event.bytes().len() / 2);
+                    }
+                    from += event.bytes().len();
+                }
+                None
+            },
+            |event, rewrite| {
+                let verdict = verdict_of(event.body(), step).expect("was pointed at");
+                if verdict == Verdict::Replace {
+                    rewrite.push(&rewrite_of(event.body())).expect("fits");
+                }
+                verdict
+            },
+        )
+    }
+
     fn verdict_of(body: &[u8], step: u8) -> Option<Verdict> {
         let digit = body
             .iter()
@@ -549,44 +697,115 @@ mod tests {
         ) {
             let joined: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
             let mut batch = Batch::from_lines(joined.clone());
+            let mut indexed = indexed(&joined);
             let mut twin: Vec<Vec<u8>> =
                 joined.split_inclusive('\n').map(|line| line.as_bytes().to_vec()).collect();
             for (step, drop_rest) in steps {
                 let rest = if drop_rest { Rest::Drop } else { Rest::Keep };
                 let expected = edit_slowly(&mut twin, rest, step);
-                let edited = batch.edit(
-                    rest,
-                    |slice, at| {
-                        let mut from = at;
-                        while from < slice.len() {
-                            let event = lines_from(slice, from);
-                            if verdict_of(event.body(), step).is_some() {
-                                return Some(from + event.bytes().len() / 2);
-                            }
-                            from += event.bytes().len();
-                        }
-                        None
-                    },
-                    |event, rewrite| {
-                        let verdict = verdict_of(event.body(), step).expect("was pointed at");
-                        if verdict == Verdict::Replace {
-                            rewrite.push(&rewrite_of(event.body())).expect("fits");
-                        }
-                        verdict
-                    },
-                );
-                prop_assert_eq!(edited, expected);
-                prop_assert_eq!(text(&batch), twin.concat());
-                prop_assert_eq!(batch.events(), twin.len());
-                prop_assert_eq!(batch.byte_len(), twin.concat().len());
-                let iterated: Vec<Vec<u8>> =
-                    batch.iter().map(|event| event.bytes().to_vec()).collect();
-                prop_assert_eq!(&iterated, &twin);
+                for batch in [&mut batch, &mut indexed] {
+                    let edited = edit(batch, rest, step);
+                    prop_assert_eq!(edited, expected);
+                    prop_assert_eq!(text(batch), twin.concat());
+                    prop_assert_eq!(batch.events(), twin.len());
+                    prop_assert_eq!(batch.byte_len(), twin.concat().len());
+                    let iterated: Vec<Vec<u8>> =
+                        batch.iter().map(|event| event.bytes().to_vec()).collect();
+                    prop_assert_eq!(&iterated, &twin);
+                }
+                prop_assert_eq!(apply(&joined, &indexed.changes()), twin.concat());
             }
         }
     }
 
+    /// The same events as columns.
+    fn indexed(lines: &str) -> Batch {
+        let ends = memchr::memchr_iter(b'\n', lines.as_bytes())
+            .map(|at| u32::try_from(at + 1).expect("short"))
+            .collect();
+        Batch::from_columns(lines.as_bytes().to_vec(), ends)
+    }
+
+    /// Does with the changes what the gate does, and checks that they keep to the contract.
+    fn apply(lines: &str, changes: &Changes) -> Vec<u8> {
+        let ascends = |numbers: &[u32]| numbers.is_sorted_by(|a, b| a < b);
+        assert!(ascends(&changes.dropped) && ascends(&changes.replaced));
+        assert_eq!(changes.ends.len(), changes.replaced.len());
+        assert!(changes.ends.is_sorted());
+        assert_eq!(
+            changes.ends.last().map_or(0, |&end| end as usize),
+            changes.bytes.len()
+        );
+        assert!(!changes.bytes.contains(&b'\n'));
+        let events: Vec<&str> = lines.split_inclusive('\n').collect();
+        let named = changes.dropped.iter().chain(&changes.replaced);
+        assert!(named.clone().all(|&event| (event as usize) < events.len()));
+        let mut after = Vec::new();
+        for (number, event) in (0..).zip(events) {
+            let event = Event::new(event.as_bytes());
+            let place = changes.replaced.iter().position(|&of| of == number);
+            if changes.dropped.contains(&number) {
+                assert_eq!(place, None, "dropped and replaced");
+            } else if let Some(place) = place {
+                let start = place.checked_sub(1).map_or(0, |at| changes.ends[at]);
+                let body = &changes.bytes[start as usize..changes.ends[place] as usize];
+                after.extend_from_slice(body);
+                after.extend_from_slice(event.terminator());
+            } else {
+                after.extend_from_slice(event.bytes());
+            }
+        }
+        after
+    }
+
+    #[test]
+    fn what_was_not_touched_is_not_named() {
+        let mut batch = indexed("a\nb\r\n\nc\n");
+        batch.retain(|_| true);
+        assert_eq!(batch.changes(), Changes::default());
+        assert_eq!(batch.slices().len(), 1);
+        assert_eq!(Batch::from_columns(Vec::new(), Vec::new()).events(), 0);
+    }
+
+    #[test]
+    fn changes_name_the_last_form_of_an_event() {
+        let mut batch = indexed("a\nb\r\nc\nd\n");
+        for _ in 0..2 {
+            batch.edit_each(|event, rewrite| match event.body() {
+                b"a" | b"c" => Verdict::Keep,
+                b"d" => Verdict::Drop,
+                _ => rewrite.replace(&event.body().to_ascii_uppercase()),
+            });
+        }
+        batch.edit_each(|event, rewrite| match event.body() {
+            b"B" => rewrite.replace(b"longer"),
+            b"a" => rewrite.replace(b""),
+            _ => Verdict::Keep,
+        });
+        let changes = Changes {
+            dropped: vec![3],
+            replaced: vec![0, 1],
+            bytes: b"longer".to_vec(),
+            ends: vec![0, 6],
+        };
+        assert_eq!(batch.changes(), changes);
+    }
+
+    #[test]
+    fn replacing_starts_over() {
+        let mut batch = Batch::from_lines("a\n");
+        batch.edit_each(|_, rewrite| {
+            rewrite.push(b"half of").expect("fits");
+            rewrite.replace(b"all")
+        });
+        assert_eq!(text(&batch), b"all\n");
+        batch.edit_each(|_, rewrite| rewrite.replace(&[b'x'; 2 * REWRITE_ALLOWANCE]));
+        assert_eq!(text(&batch), [WITHHELD, b"\n"].concat());
+    }
+
     fn lines_from(slice: &[u8], from: usize) -> Event<'_> {
-        lines(&slice[from..]).next().expect("not at the end")
+        let slice = &slice[from..];
+        let end = memchr::memchr(b'\n', slice).expect("not at the end");
+        Event::new(&slice[..=end])
     }
 }

@@ -1,6 +1,8 @@
 //! One event's bytes inside a batch.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use serde::Deserialize;
 
 /// A view of one event: its body, and the terminator that ends it on the wire.
 ///
@@ -21,6 +23,26 @@ impl<'a> Event<'a> {
     /// Returns what the application wrote, without the terminator.
     pub fn body(self) -> &'a [u8] {
         &self.bytes[..self.bytes.len() - self.terminator_len()]
+    }
+
+    /// Returns the body as text; what is not valid UTF-8 becomes `\u{FFFD}`. Copies only then.
+    pub fn text(self) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.body())
+    }
+
+    /// Says whether the body contains `text`. Every body contains the empty text.
+    ///
+    /// To look for one text in many events, [`Batch::edit`](crate::Batch::edit) with a search over
+    /// whole slices is faster.
+    pub fn contains(self, text: &str) -> bool {
+        memchr::memmem::find(self.body(), text.as_bytes()).is_some()
+    }
+
+    /// Reads the body as JSON; `None` if it is none, or not of the shape of `T`.
+    ///
+    /// Fields that `T` does not name are skipped. A `T` that borrows from the event copies nothing.
+    pub fn json<T: Deserialize<'a>>(self) -> Option<T> {
+        serde_json::from_slice(self.body()).ok()
     }
 
     /// Returns `\n` or `\r\n`.
@@ -61,5 +83,18 @@ mod tests {
             let event = Event::new(bytes);
             assert_eq!((event.body(), event.terminator()), (body, terminator));
         }
+    }
+
+    #[test]
+    fn an_event_reads_as_text_and_as_json() {
+        let event = Event::new(b"{\"level\":\"info\",\"n\":1}\r\n");
+        assert!(event.contains("info") && event.contains("") && !event.contains("\r"));
+        #[derive(Deserialize, PartialEq, Debug)]
+        struct Level<'a> {
+            level: &'a str,
+        }
+        assert_eq!(event.json(), Some(Level { level: "info" }));
+        assert_eq!(Event::new(b"level=info\n").json::<Level<'_>>(), None);
+        assert_eq!(Event::new(b"a\xffb\n").text(), "a\u{FFFD}b");
     }
 }

@@ -1,6 +1,6 @@
 //! What a processor is: one step of a chain, native or WASM.
 
-use crate::Batch;
+use crate::{Batch, Edited};
 
 /// A rule, compiled: takes a batch and says which events go on, and how.
 ///
@@ -33,6 +33,16 @@ impl Tally {
     pub fn dropped(dropped: u64) -> Self {
         Self {
             dropped,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Edited> for Tally {
+    fn from(edited: Edited) -> Self {
+        Self {
+            dropped: edited.dropped,
+            changed: edited.changed,
             ..Self::default()
         }
     }
