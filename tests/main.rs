@@ -4,6 +4,7 @@ mod bad_input;
 mod books;
 mod docs;
 mod framing;
+mod guests_in_process;
 mod http_ingest;
 mod modules;
 mod outputs;

@@ -22,6 +22,7 @@ pub use self::{
     compile::{SUBCOMMAND, child},
     instance::Reason,
     module::Module,
+    record::{Activity, LastFailure},
     rule::{Failures, KIND, Params, Ran, Runner, WasmRule, WasmStatus},
 };
 
