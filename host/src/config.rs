@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
 use serde::Deserialize;
 
 use crate::{
@@ -21,108 +20,57 @@ use crate::{
 
 pub mod units;
 
-/// The log governance gate: takes logs over TCP, UDP and HTTP, runs them through rules that can be
-/// changed while it runs, and sends the rest on.
-///
-/// Try it: start `streamgate`, then `echo "hello" | nc localhost 8081`. Rules are added at
-/// http://localhost:8000/docs.
-#[derive(Debug, Parser)]
-#[command(name = "streamgate", version, max_term_width = 100)]
-pub struct Cli {
-    /// What to do; `serve`, which runs the gate, if it is left out
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    /// The settings, wherever they are given.
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-/// What the program can do.
-#[derive(Debug, Clone, Copy, clap::Subcommand)]
-pub enum Command {
-    /// Runs the gate until SIGTERM or SIGINT; a second signal ends it at once
-    Serve,
-    /// Compiles one module from stdin to stdout: the gate's own child
-    #[command(name = crate::wasm::SUBCOMMAND, hide = true)]
-    CompileModule,
-}
-
 /// Every setting as it is written: in flags, in the environment, or in the file.
 #[derive(Debug, Default, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Where to listen for lines over TCP; port 0 takes a free one, `off` does not listen
     /// [default: port 8081 of all addresses]
-    #[arg(long, global = true, env = "STREAMGATE_TCP", value_name = "HOST:PORT")]
+    #[arg(long, env = "STREAMGATE_TCP", value_name = "HOST:PORT")]
     pub tcp: Option<String>,
     /// Where to listen for lines over UDP [default: port 8082 of all addresses]
-    #[arg(long, global = true, env = "STREAMGATE_UDP", value_name = "HOST:PORT")]
+    #[arg(long, env = "STREAMGATE_UDP", value_name = "HOST:PORT")]
     pub udp: Option<String>,
     /// Where to listen for `POST /ingest` [default: port 8080 of all addresses]
-    #[arg(long, global = true, env = "STREAMGATE_HTTP", value_name = "HOST:PORT")]
+    #[arg(long, env = "STREAMGATE_HTTP", value_name = "HOST:PORT")]
     pub http: Option<String>,
     /// Where the control API listens [default: 127.0.0.1:8000]
-    #[arg(
-        long,
-        global = true,
-        env = "STREAMGATE_CONTROL",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long, env = "STREAMGATE_CONTROL", value_name = "HOST:PORT")]
     pub control: Option<String>,
     /// Where rules, outputs and revisions are kept: a directory, or `memory:`
     /// [default: ./streamgate-data]
-    #[arg(long, global = true, env = "STREAMGATE_STORE", value_name = "DIR")]
+    #[arg(long, env = "STREAMGATE_STORE", value_name = "DIR")]
     pub store: Option<String>,
     /// A manifest (JSON) to begin with if the store has none
-    #[arg(long, global = true, env = "STREAMGATE_MANIFEST", value_name = "FILE")]
+    #[arg(long, env = "STREAMGATE_MANIFEST", value_name = "FILE")]
     pub manifest: Option<PathBuf>,
     /// A file (TOML) with these settings, named as the flags with `_` for `-`
-    #[arg(long, global = true, env = "STREAMGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "STREAMGATE_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// The memory that events may take, from the socket to the last output [default: 256MiB]
-    #[arg(
-        long,
-        global = true,
-        env = "STREAMGATE_MEMORY_BUDGET",
-        value_name = "SIZE"
-    )]
+    #[arg(long, env = "STREAMGATE_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<String>,
     /// Threads that run the rules [default: half of the processors, at least 1]
-    #[arg(long, global = true, env = "STREAMGATE_WORKERS", value_name = "N")]
+    #[arg(long, env = "STREAMGATE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
     /// The longest event; a longer one is cut and marked [default: 256KiB]
-    #[arg(long, global = true, env = "STREAMGATE_MAX_EVENT", value_name = "SIZE")]
+    #[arg(long, env = "STREAMGATE_MAX_EVENT", value_name = "SIZE")]
     pub max_event: Option<String>,
     /// The longest datagram; of a longer one the rest is lost [default: 65535]
-    #[arg(
-        long,
-        global = true,
-        env = "STREAMGATE_MAX_DATAGRAM",
-        value_name = "SIZE"
-    )]
+    #[arg(long, env = "STREAMGATE_MAX_DATAGRAM", value_name = "SIZE")]
     pub max_datagram: Option<String>,
     /// The longest body of a `POST /ingest`, after decompression [default: 16MiB]
-    #[arg(long, global = true, env = "STREAMGATE_MAX_BODY", value_name = "SIZE")]
+    #[arg(long, env = "STREAMGATE_MAX_BODY", value_name = "SIZE")]
     pub max_body: Option<String>,
     /// The most TCP connections at a time [default: 10000]
-    #[arg(
-        long,
-        global = true,
-        env = "STREAMGATE_MAX_CONNECTIONS",
-        value_name = "N"
-    )]
+    #[arg(long, env = "STREAMGATE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
     /// How long the end may take: what was accepted is sent within it [default: 10s]
-    #[arg(
-        long,
-        global = true,
-        env = "STREAMGATE_GRACE_PERIOD",
-        value_name = "TIME"
-    )]
+    #[arg(long, env = "STREAMGATE_GRACE_PERIOD", value_name = "TIME")]
     pub grace_period: Option<String>,
     /// The name of this gate [default: its host name]
-    #[arg(long, global = true, env = "STREAMGATE_NODE", value_name = "NAME")]
+    #[arg(long, env = "STREAMGATE_NODE", value_name = "NAME")]
     pub node: Option<String>,
 }
 
@@ -393,7 +341,10 @@ fn host_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::Cli;
 
     fn load(flags: &[&str]) -> Result<Config, ConfigError> {
         let cli = Cli::try_parse_from([&["streamgate"], flags].concat()).expect("flags are known");

@@ -2,6 +2,8 @@
 //!
 //! The modules, in the order in which events meet them. `ARCHITECTURE.md` has the map.
 
+pub mod cli;
+
 pub mod config;
 pub mod server;
 pub mod shutdown;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use streamgate::{
-    config::{Cli, Command, Config, SeedEnvironment},
+    cli::{self, Cli, Command},
+    config::{Config, SeedEnvironment, Settings},
     server, shutdown, telemetry, wasm,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,13 +28,22 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::CompileModule) = cli.command {
-        return match wasm::child() {
+    match cli.command {
+        None => serve(cli.settings),
+        Some(Command::Serve(settings)) => serve(*settings),
+        Some(Command::Module(command)) => {
+            telemetry::init();
+            cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error))
+        }
+        Some(Command::CompileModule) => match wasm::child() {
             Ok(()) => ExitCode::from(SUCCESS),
             Err(error) => fail(FAILURE, &error),
-        };
+        },
     }
-    let config = match Config::load(cli.settings, SeedEnvironment::read()) {
+}
+
+fn serve(settings: Settings) -> ExitCode {
+    let config = match Config::load(settings, SeedEnvironment::read()) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };

@@ -259,7 +259,20 @@ enum Becomes {
     Dropped,
     /// A stretch of `bodies`.
     Replaced(Range<usize>),
-    Failed,
+    Failed(Reason),
+}
+
+/// What a run of a rule made of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// It goes on as it is.
+    Kept,
+    /// The guest dropped it.
+    Dropped,
+    /// The guest gave it this body.
+    Replaced(&'a [u8]),
+    /// The guest failed on it.
+    Failed(Reason),
 }
 
 /// Scratch vectors are cut back to this many bytes after a batch that needed more.
@@ -282,6 +295,21 @@ impl Runner {
     /// Returns the rule that it runs.
     pub fn rule(&self) -> &Arc<WasmRule> {
         &self.rule
+    }
+
+    /// Says what the last run made of those events that did not go on as they were, in order; for
+    /// who looks on.
+    pub fn outcomes(&self) -> impl Iterator<Item = (usize, Outcome<'_>)> {
+        self.fates.iter().map(|fate| {
+            let outcome = match &fate.becomes {
+                Becomes::Dropped => Outcome::Dropped,
+                Becomes::Replaced(body) => {
+                    Outcome::Replaced(without_terminator(&self.bodies[body.clone()]))
+                }
+                Becomes::Failed(reason) => Outcome::Failed(*reason),
+            };
+            (fate.event as usize, outcome)
+        })
     }
 
     /// Applies the rule to the batch.
@@ -452,7 +480,8 @@ impl Runner {
 
     fn fail(&mut self, event: usize, reason: Reason, ran: &mut Ran) {
         ran.failures[reason as usize] += 1;
-        self.fates.push(Fate::new(offset(event), Becomes::Failed));
+        self.fates
+            .push(Fate::new(offset(event), Becomes::Failed(reason)));
     }
 
     /// What becomes of the events `from..to` while the guest is not called: they go on as they are,
@@ -512,7 +541,7 @@ impl Runner {
                     failures[Reason::Answer as usize] += 1;
                     on_failure(on_error, tally)
                 }
-                Becomes::Failed => on_failure(on_error, tally),
+                Becomes::Failed(_) => on_failure(on_error, tally),
             }
         });
         debug_assert_eq!(edited.dropped, tally.dropped + tally.failed_dropped);
