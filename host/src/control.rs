@@ -177,6 +177,7 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::status))
         .routes(routes!(health::stats))
+        .routes(routes!(health::show_metrics))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::page))
         .routes(routes!(docs::file))

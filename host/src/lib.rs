@@ -22,6 +22,8 @@ pub mod outputs;
 
 pub mod books;
 
+pub mod metrics;
+
 pub mod manifest;
 
 pub mod digest;

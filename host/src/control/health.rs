@@ -1,11 +1,15 @@
 //! How the gate is doing: for people, for orchestrators, for programs.
 
-use axum::{extract::State, http::StatusCode, response::Json};
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Json},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{ControlState, Problem, error::NotReady};
-use crate::{books::Stats, gate::Status};
+use crate::{books::Stats, gate::Status, metrics};
 
 /// What this is, and where to go from here.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,6 +43,8 @@ pub(super) struct Links {
     status: &'static str,
     /// What happened to every event.
     stats: &'static str,
+    /// The same, for Prometheus.
+    metrics: &'static str,
 }
 
 /// One word.
@@ -57,7 +63,8 @@ pub(super) struct Health {
         "version": "0.1.0",
         "links": {
             "docs": "/docs", "openapi": "/openapi.json", "rules": "/rules", "outputs": "/outputs",
-            "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats"
+            "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats",
+            "metrics": "/metrics"
         }
     })))
 )]
@@ -75,6 +82,7 @@ pub(super) async fn index() -> Json<Index> {
             revisions: "/revisions",
             status: "/status",
             stats: "/stats",
+            metrics: "/metrics",
         },
     })
 }
@@ -133,4 +141,18 @@ pub(super) async fn status(State(state): State<ControlState>) -> Json<Status> {
 )]
 pub(super) async fn stats(State(state): State<ControlState>) -> Json<Stats> {
     Json(state.gate().stats())
+}
+
+/// Shows the same figures, and those of modules, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "gate",
+    responses((
+        status = 200, description = "Every metric, as OpenMetrics text",
+        body = String, content_type = "application/openmetrics-text"
+    ))
+)]
+pub(super) async fn show_metrics(State(state): State<ControlState>) -> impl IntoResponse {
+    let gate = state.gate();
+    let text = metrics::write(&gate.stats(), &gate.status());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }

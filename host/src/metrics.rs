@@ -1,0 +1,425 @@
+//! Every metric: name, unit, labels. `GET /metrics` is this, made from the books and the status when
+//! it is asked for; nothing is counted for it alone.
+//!
+//! Names are `streamgate_<noun>_<unit>`, counters end in `_total`. Label values are ids of rules and
+//! outputs, names of transports and reasons, and names of guests' counters, all of which are bounded in
+//! length and number where they are made.
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use crate::{books::Stats, gate::Status};
+
+/// The content type of what [`write`] returns: OpenMetrics 1.0, which Prometheus reads.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All series of one name.
+#[derive(Debug)]
+struct Family {
+    /// Without the `_total` of counters, which the encoder adds.
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    series: Vec<Series>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+#[derive(Debug)]
+struct Series {
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+/// What is shown at one moment.
+#[derive(Debug)]
+struct Snapshot(Vec<Family>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for family in self.0.iter().filter(|family| !family.series.is_empty()) {
+            let kind = match family.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+            for series in &family.series {
+                let mut one = metric.encode_family(&series.labels)?;
+                match family.kind {
+                    Kind::Counter => one.encode_counter::<NoLabelSet, _, f64>(&series.value, None)?,
+                    Kind::Gauge => one.encode_gauge(&series.value)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all metrics as text.
+pub fn write(stats: &Stats, status: &Status) -> String {
+    let mut families = Vec::new();
+    of_events(&mut families, stats);
+    of_rules(&mut families, stats);
+    of_outputs(&mut families, stats);
+    of_modules(&mut families, status);
+    of_process(&mut families, status);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot(families)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("a string takes what is written");
+    text
+}
+
+fn of_events(families: &mut Vec<Family>, stats: &Stats) {
+    let pipelines = &stats.pipelines;
+    let ingests = || {
+        pipelines.iter().flat_map(|pipeline| {
+            let ingest = &pipeline.ingest;
+            [
+                ("tcp", &ingest.tcp),
+                ("udp", &ingest.udp),
+                ("http", &ingest.http),
+            ]
+        })
+    };
+    let mut counter = |name, help, value: fn(&crate::books::IngestStats) -> u64| {
+        let series = ingests().map(|(ingest, stats)| series([("ingest", ingest)], value(stats)));
+        families.push(family(Kind::Counter, name, help, series));
+    };
+    counter(
+        "streamgate_received_events",
+        "Events that came in",
+        |ingest| ingest.received,
+    );
+    counter("streamgate_received_bytes", "Their bytes", |ingest| {
+        ingest.received_bytes
+    });
+    counter(
+        "streamgate_shed_events",
+        "Of them, those there was no room for",
+        |ingest| ingest.shed,
+    );
+    counter(
+        "streamgate_truncated_events",
+        "Of them, those that were cut",
+        |ingest| ingest.truncated,
+    );
+    counter(
+        "streamgate_refused_requests",
+        "Requests that were refused whole",
+        |ingest| ingest.refused_requests,
+    );
+    let mut total = |kind, name, help, value: fn(&crate::books::PipelineStats) -> u64| {
+        let series = pipelines
+            .iter()
+            .map(|pipeline| series([("pipeline", &pipeline.name)], value(pipeline)));
+        families.push(family(kind, name, help, series));
+    };
+    total(
+        Kind::Counter,
+        "streamgate_delivered_events",
+        "Events that reached the end of the chain",
+        |pipeline| pipeline.delivered_to_chain_end,
+    );
+    total(
+        Kind::Counter,
+        "streamgate_delivered_bytes",
+        "Their bytes",
+        |pipeline| pipeline.delivered_to_chain_end_bytes,
+    );
+    total(
+        Kind::Gauge,
+        "streamgate_in_flight_events",
+        "Events between ingest and the end of the chain",
+        |pipeline| pipeline.in_flight,
+    );
+    let dropped = pipelines.iter().flat_map(|pipeline| {
+        let reasons = [
+            ("filtered", pipeline.filtered),
+            ("sampled", pipeline.sampled),
+            ("deduplicated", pipeline.deduplicated),
+            ("throttled", pipeline.throttled),
+            ("rule_dropped", pipeline.rule_dropped),
+        ];
+        reasons.map(|(reason, events)| {
+            series(
+                [("pipeline", pipeline.name.as_str()), ("reason", reason)],
+                events,
+            )
+        })
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_dropped_events",
+        "Events that rules dropped",
+        dropped,
+    ));
+}
+
+fn of_rules(families: &mut Vec<Family>, stats: &Stats) {
+    let rules = || stats.pipelines.iter().flat_map(|pipeline| &pipeline.rules);
+    let mut counter = |name, help, value: fn(&crate::books::RuleStats) -> u64| {
+        let series = rules().map(|rule| {
+            series(
+                [("rule", rule.id.as_str()), ("type", &rule.kind)],
+                value(rule),
+            )
+        });
+        families.push(family(Kind::Counter, name, help, series));
+    };
+    counter(
+        "streamgate_rule_seen_events",
+        "Events that the rule looked at",
+        |rule| rule.seen,
+    );
+    counter(
+        "streamgate_rule_dropped_events",
+        "Events that it dropped",
+        |rule| rule.dropped,
+    );
+    counter(
+        "streamgate_rule_changed_events",
+        "Events that it changed",
+        |rule| rule.changed,
+    );
+    counter(
+        "streamgate_rule_failed_events",
+        "Events that it failed on, and that met its on_error",
+        |rule| rule.failed + rule.failed_dropped,
+    );
+    let bypassed = rules().flat_map(|rule| {
+        let by_breaker = rule.bypassed_by_breaker;
+        let reasons = [
+            ("overload", rule.bypassed - by_breaker),
+            ("breaker", by_breaker),
+        ];
+        reasons.map(|(reason, events)| {
+            series(
+                [
+                    ("rule", rule.id.as_str()),
+                    ("type", &rule.kind),
+                    ("reason", reason),
+                ],
+                events,
+            )
+        })
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_rule_bypassed_events",
+        "Events that passed the rule by untouched",
+        bypassed,
+    ));
+    let failures = rules().flat_map(|rule| {
+        rule.failures.iter().map(|(reason, events)| {
+            series([("rule", rule.id.as_str()), ("reason", reason)], *events)
+        })
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_wasm_failed_events",
+        "Events that a WASM rule failed on, by reason",
+        failures,
+    ));
+}
+
+fn of_outputs(families: &mut Vec<Family>, stats: &Stats) {
+    let outputs = || {
+        stats
+            .pipelines
+            .iter()
+            .flat_map(|pipeline| &pipeline.outputs)
+    };
+    let mut all = |kind, name, help, value: fn(&crate::books::OutputStats) -> u64| {
+        let series = outputs().map(|output| {
+            series(
+                [("output", output.id.as_str()), ("type", &output.kind)],
+                value(output),
+            )
+        });
+        families.push(family(kind, name, help, series));
+    };
+    all(
+        Kind::Counter,
+        "streamgate_output_sent_events",
+        "Events that the receiver took",
+        |output| output.sent,
+    );
+    all(
+        Kind::Counter,
+        "streamgate_output_sent_bytes",
+        "Their bytes",
+        |output| output.sent_bytes,
+    );
+    all(
+        Kind::Gauge,
+        "streamgate_output_queued_events",
+        "Events that wait for the output, or are being sent",
+        |output| output.queued,
+    );
+    let discarded = outputs().flat_map(|output| {
+        output.discarded.iter().map(|(reason, events)| {
+            series(
+                [
+                    ("output", output.id.as_str()),
+                    ("type", &output.kind),
+                    ("reason", reason),
+                ],
+                *events,
+            )
+        })
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_output_discarded_events",
+        "Events that the output gave up",
+        discarded,
+    ));
+}
+
+fn of_modules(families: &mut Vec<Family>, status: &Status) {
+    let rules = || {
+        let wasm = |rule: &'_ crate::pipeline::RuleStatus| rule.wasm.clone();
+        status
+            .rules
+            .iter()
+            .filter_map(move |rule| Some((rule.id.as_str(), wasm(rule)?)))
+    };
+    let mut all = |kind, name, help, value: fn(&crate::wasm::WasmStatus) -> u64| {
+        let series = rules().map(|(rule, wasm)| series([("rule", rule)], value(&wasm)));
+        families.push(family(kind, name, help, series));
+    };
+    let (counter, gauge) = (Kind::Counter, Kind::Gauge);
+    all(
+        counter,
+        "streamgate_wasm_calls",
+        "Calls of the module",
+        |wasm| wasm.activity.calls,
+    );
+    all(
+        counter,
+        "streamgate_wasm_milliseconds",
+        "Time they took",
+        |wasm| wasm.activity.busy_ms,
+    );
+    all(
+        gauge,
+        "streamgate_wasm_instances",
+        "Instances there are",
+        |wasm| wasm.activity.instances,
+    );
+    all(
+        counter,
+        "streamgate_wasm_instances_started",
+        "Instances ever started",
+        |wasm| wasm.activity.instances_started,
+    );
+    all(
+        gauge,
+        "streamgate_wasm_memory_bytes",
+        "Linear memory of the instances",
+        |wasm| wasm.activity.memory_bytes,
+    );
+    all(
+        gauge,
+        "streamgate_wasm_breaker_open",
+        "1 while the rule is left alone",
+        |wasm| u64::from(wasm.breaker_open),
+    );
+    all(
+        counter,
+        "streamgate_wasm_breaker_opened",
+        "How often that began",
+        |wasm| wasm.breaker_opened,
+    );
+    all(
+        counter,
+        "streamgate_wasm_log_lines",
+        "Lines that the module logged",
+        |wasm| wasm.activity.log_lines,
+    );
+    all(
+        counter,
+        "streamgate_wasm_log_suppressed",
+        "Lines above its limit",
+        |wasm| wasm.activity.log_suppressed,
+    );
+    all(
+        counter,
+        "streamgate_wasm_counts_left_out",
+        "Counts with no counter",
+        |wasm| wasm.activity.counts_left_out,
+    );
+    let counts = rules().flat_map(|(rule, wasm)| {
+        let counters = wasm.activity.counters.into_iter();
+        counters.map(move |(name, count)| series([("rule", rule), ("name", &name)], count))
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_guest_count",
+        "What modules count",
+        counts,
+    ));
+}
+
+fn of_process(families: &mut Vec<Family>, status: &Status) {
+    let mut gauge = |name, help, value: usize| {
+        families.push(family(Kind::Gauge, name, help, [series([], value as u64)]));
+    };
+    let revision = usize::try_from(status.revision).unwrap_or(usize::MAX);
+    gauge("streamgate_revision", "Revision that is live", revision);
+    gauge(
+        "streamgate_overloaded",
+        "1 while the gate is overloaded",
+        status.overloaded.into(),
+    );
+    gauge(
+        "streamgate_workers",
+        "Threads that run rules",
+        status.workers,
+    );
+    gauge(
+        "streamgate_memory_budget_bytes",
+        "The most that events may take",
+        status.memory.budget_bytes,
+    );
+    gauge(
+        "streamgate_memory_used_bytes",
+        "What they take",
+        status.memory.used_bytes,
+    );
+}
+
+fn family(
+    kind: Kind,
+    name: &'static str,
+    help: &'static str,
+    series: impl IntoIterator<Item = Series>,
+) -> Family {
+    Family {
+        name,
+        help,
+        kind,
+        series: series.into_iter().collect(),
+    }
+}
+
+fn series<const N: usize>(labels: [(&'static str, &str); N], value: u64) -> Series {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the format has floats only, exact up to 2^53"
+    )]
+    let value = value as f64;
+    Series {
+        labels: labels.map(|(name, text)| (name, text.to_owned())).into(),
+        value,
+    }
+}
