@@ -410,7 +410,7 @@ impl<T: Default> Slots<T> {
 
 fn failures(kind: &str, failures: &Failures) -> BTreeMap<&'static str, u64> {
     let reasons = match kind {
-        crate::wasm::KIND => &Reason::ALL[..],
+        crate::manifest::WASM => &Reason::ALL[..],
         _ => &[],
     };
     let figure = |reason: &Reason| (reason.name(), failures[*reason as usize]);

@@ -5,12 +5,16 @@
 //! `gate` to say, and who may edit when for `control`. Everything here blocks: async callers go
 //! through `spawn_blocking`.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::manifest::{Manifest, Pipeline};
+use crate::{
+    digest::Digest,
+    manifest::{Manifest, Pipeline},
+    wasm::ModuleInfo,
+};
 
 pub mod embedded;
 pub mod memory;
@@ -27,6 +31,12 @@ pub const MAX_REVISIONS: usize = 100;
 ///
 /// Both directions share the limit, so that nothing is written which could not be read back.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Most modules that have a name at a time.
+pub const MAX_MODULES: usize = 256;
+
+/// Most bytes of all modules together, those included that only older revisions need.
+pub const MAX_MODULES_BYTES: u64 = 1 << 30;
 
 /// Where a config store is, as an operator writes it: `memory:` or a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +67,23 @@ pub struct RevisionSummary {
     pub rules: usize,
     /// How many outputs it has; none means the console.
     pub outputs: usize,
+}
+
+/// A module that has a name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ModuleEntry {
+    /// What rules call it; 1 to 128 of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    /// The SHA-256 of its bytes: `sha256:` and 64 hexadecimal digits.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// When it was uploaded, in seconds since 1970-01-01T00:00:00Z.
+    pub uploaded: f64,
+    /// What it is.
+    #[serde(flatten)]
+    pub info: ModuleInfo,
 }
 
 /// Why a config store could not be opened, read or written.
@@ -122,6 +149,15 @@ pub enum StoreError {
     /// Something is larger than [`MAX_FILE_BYTES`].
     #[error("{what} takes {found_bytes} bytes; the store takes at most {MAX_FILE_BYTES}")]
     TooLarge { what: String, found_bytes: u64 },
+    /// There are [`MAX_MODULES`] modules already.
+    #[error("there are {MAX_MODULES} modules, which is the most; delete one that no rule names")]
+    TooManyModules,
+    /// All modules together would be larger than [`MAX_MODULES_BYTES`].
+    #[error(
+        "with this one all modules take {found_bytes} bytes; the store takes at most \
+         {MAX_MODULES_BYTES}; delete modules that no rule names"
+    )]
+    ModulesTooLarge { found_bytes: u64 },
     /// A draft or manifest cannot be written as JSON.
     #[error("cannot write {what} as JSON")]
     Encode {
@@ -234,6 +270,83 @@ impl ConfigStore {
     }
 }
 
+impl ConfigStore {
+    /// Gives `bytes` a name, which may have meant another module before.
+    ///
+    /// A module is kept for as long as something needs it: its name, the draft, the live manifest, or
+    /// a revision that is pinned to its digest.
+    ///
+    /// # Errors
+    /// There are too many modules or they are too large, or it cannot be written; nothing was changed
+    /// then.
+    pub fn put_module(&self, entry: ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.put_module(entry, bytes),
+            Self::Memory(store) => store.put_module(entry, bytes),
+        }
+    }
+
+    /// Takes a name away; false if there is no such name.
+    ///
+    /// # Errors
+    /// It cannot be written; the name is there still.
+    pub fn delete_module(&self, name: &str) -> Result<bool, StoreError> {
+        match self {
+            Self::Embedded(store) => store.delete_module(name),
+            Self::Memory(store) => Ok(store.delete_module(name)),
+        }
+    }
+
+    /// Lists the modules that have a name, by name.
+    pub fn modules(&self) -> Vec<ModuleEntry> {
+        match self {
+            Self::Embedded(store) => store.modules(),
+            Self::Memory(store) => store.modules(),
+        }
+    }
+
+    /// Returns the bytes of a module, whether it has a name or not; `None` if there is none.
+    ///
+    /// # Errors
+    /// They cannot be read, or are not those of the digest any more.
+    pub fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        match self {
+            Self::Embedded(store) => store.module_bytes(digest),
+            Self::Memory(store) => Ok(store.module_bytes(digest)),
+        }
+    }
+}
+
+/// Checks that one more module has room: among `entries` by name, and in `stored` bytes that are there.
+fn check_room(
+    entries: &[ModuleEntry],
+    stored: &BTreeMap<Digest, u64>,
+    new: &ModuleEntry,
+) -> Result<(), StoreError> {
+    let is_new = entries.iter().all(|entry| entry.name != new.name);
+    if is_new && entries.len() >= MAX_MODULES {
+        return Err(StoreError::TooManyModules);
+    }
+    let others = stored.iter().filter(|(digest, _)| **digest != new.digest);
+    let found_bytes = others.map(|(_, bytes)| bytes).sum::<u64>() + new.size_bytes;
+    if found_bytes > MAX_MODULES_BYTES {
+        return Err(StoreError::ModulesTooLarge { found_bytes });
+    }
+    Ok(())
+}
+
+/// The entries with `new` among them, by name.
+fn with_entry(entries: &[ModuleEntry], new: ModuleEntry) -> Vec<ModuleEntry> {
+    let mut entries: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.name != new.name)
+        .cloned()
+        .collect();
+    entries.push(new);
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries
+}
+
 impl RevisionSummary {
     /// Sums up `manifest`.
     fn of(manifest: &Manifest) -> Self {
@@ -316,6 +429,101 @@ mod tests {
             assert!(text.contains("embedded and the memory store"), "{text}");
             assert!(!text.contains("hunter2"), "{text}");
         }
+    }
+
+    pub(super) fn entry(name: &str, bytes: &[u8]) -> ModuleEntry {
+        ModuleEntry {
+            name: name.to_owned(),
+            digest: Digest::of(bytes),
+            size_bytes: bytes.len() as u64,
+            uploaded: 1.0,
+            info: ModuleInfo {
+                kind: "core".to_owned(),
+                imports: Vec::new(),
+                exports: vec!["process".to_owned()],
+            },
+        }
+    }
+
+    /// A pipeline with a rule that is pinned to the digest of `bytes`.
+    pub(super) fn pinned_to(bytes: &[u8]) -> Pipeline {
+        let mut pipeline = Pipeline::empty();
+        let rule = serde_json::json!({
+            "id": "pinned", "type": "wasm",
+            "params": {"module": "m", "digest": Digest::of(bytes)},
+        });
+        pipeline.processors = vec![serde_json::from_value(rule).expect("a rule")];
+        pipeline
+    }
+
+    #[test]
+    fn every_store_keeps_modules_for_as_long_as_something_needs_them() {
+        let dir = tempfile::tempdir().unwrap();
+        for location in [
+            StoreLocation::Memory,
+            StoreLocation::Directory(dir.path().into()),
+        ] {
+            let mut store = ConfigStore::open(&location).unwrap();
+            let has = |store: &ConfigStore, bytes: &[u8]| {
+                let found = store.module_bytes(Digest::of(bytes)).unwrap();
+                found.inspect(|found| assert_eq!(found, bytes)).is_some()
+            };
+            assert_eq!(store.modules(), []);
+            store.put_module(entry("b", b"one"), b"one").unwrap();
+            store.put_module(entry("a", b"one"), b"one").unwrap();
+            assert_eq!(store.modules(), [entry("a", b"one"), entry("b", b"one")]);
+
+            // A name that moves on leaves the old bytes to whoever needs them.
+            store.put_module(entry("a", b"two"), b"two").unwrap();
+            assert!(has(&store, b"one") && has(&store, b"two"));
+            store.put_module(entry("b", b"two"), b"two").unwrap();
+            assert!(!has(&store, b"one"), "nothing needs it any more");
+
+            // A revision and the draft need what their rules are pinned to.
+            let mut pinned = manifest(1);
+            pinned.pipelines[0] = pinned_to(b"two");
+            store.save_draft(&pinned_to(b"two")).unwrap();
+            store.publish(&pinned).unwrap();
+            assert!(store.delete_module("a").unwrap() && store.delete_module("b").unwrap());
+            assert!(!store.delete_module("b").unwrap());
+            assert_eq!(store.modules(), []);
+            assert!(has(&store, b"two"));
+            if let StoreLocation::Directory(_) = location {
+                drop(store);
+                store = ConfigStore::open(&location).unwrap();
+                assert!(has(&store, b"two"), "after a restart");
+            }
+            for number in 2..=MAX_REVISIONS as u64 {
+                store.publish(&manifest(number)).unwrap();
+            }
+            store.save_draft(&Pipeline::empty()).unwrap();
+            assert!(has(&store, b"two"), "the first revision is still kept");
+            store.publish(&manifest(MAX_REVISIONS as u64 + 1)).unwrap();
+            assert!(
+                !has(&store, b"two"),
+                "the last revision that needs it is forgotten"
+            );
+        }
+    }
+
+    #[test]
+    fn modules_are_bounded_in_number_and_bytes() {
+        let store = ConfigStore::open(&StoreLocation::Memory).unwrap();
+        for number in 0..MAX_MODULES {
+            store
+                .put_module(entry(&number.to_string(), b"x"), b"x")
+                .unwrap();
+        }
+        let more = store.put_module(entry("more", b"x"), b"x");
+        assert!(matches!(more, Err(StoreError::TooManyModules)), "{more:?}");
+        store.put_module(entry("0", b"y"), b"y").unwrap();
+        let mut giant = entry("1", b"z");
+        giant.size_bytes = MAX_MODULES_BYTES;
+        let giant = store.put_module(giant, b"z");
+        assert!(
+            matches!(giant, Err(StoreError::ModulesTooLarge { .. })),
+            "{giant:?}"
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::{sync::Mutex, task};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    task,
+};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -31,7 +34,9 @@ mod body;
 mod docs;
 mod error;
 mod health;
+mod modules;
 mod outputs;
+mod pins;
 mod publish;
 mod rules;
 mod settings;
@@ -40,6 +45,9 @@ pub use self::error::Problem;
 
 /// Most connections to the control API. Each may hold a body of 1 MiB.
 const MAX_CONNECTIONS: usize = 128;
+
+/// Most modules that are uploaded at a time. Each holds 32 MiB at most.
+const MAX_UPLOADS: usize = 2;
 
 /// What every handler works on; clones are the same state.
 #[derive(Debug, Clone)]
@@ -51,6 +59,8 @@ pub struct ControlState {
 struct Shared {
     gate: Gate,
     store: ConfigStore,
+    /// One for each module that is being uploaded, so that their bytes are bounded.
+    uploads: Arc<Semaphore>,
     /// Held during an edit, so that edits come one after the other. Readers do not wait for it.
     editing: Arc<Mutex<()>>,
     /// What the store holds.
@@ -71,6 +81,7 @@ impl ControlState {
             shared: Arc::new(Shared {
                 gate,
                 store,
+                uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
                 editing,
                 draft,
                 live,
@@ -94,11 +105,11 @@ impl ControlState {
     /// then seen. `change` may compile rules, it does not run on the async runtime.
     async fn edit<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Pipeline) -> Result<T, Problem> + Send + 'static,
+        change: impl FnOnce(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         self.exclusively(move |shared| {
             let mut draft = Pipeline::clone(&shared.draft.load());
-            let answer = change(&mut draft)?;
+            let answer = change(&mut draft, &shared.store)?;
             shared.store.save_draft(&draft)?;
             shared.draft.store(Arc::new(draft));
             Ok(answer)
@@ -151,6 +162,7 @@ fn finish<T>(ended: Result<Result<T, Problem>, task::JoinError>) -> Result<T, Pr
     tags(
         (name = "rules", description = "The rules of the draft, in the order they are applied"),
         (name = "outputs", description = "Where events go"),
+        (name = "modules", description = "Rules in WASM: the code that rules of type `wasm` run"),
         (name = "settings", description = "Numbers of the draft"),
         (name = "publish", description = "From draft to live, and what was live before"),
         (name = "gate", description = "How the gate is doing"),
@@ -167,12 +179,16 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(rules::show, rules::put, rules::delete))
         .routes(routes!(outputs::list, outputs::add, outputs::clear))
         .routes(routes!(outputs::show, outputs::put, outputs::delete))
+        .routes(routes!(modules::list))
+        .routes(routes!(modules::show, modules::put, modules::delete))
+        .routes(routes!(modules::download))
         .routes(routes!(settings::show_batch_size, settings::set_batch_size))
         .routes(routes!(publish::show_draft))
         .routes(routes!(publish::validate))
         .routes(routes!(publish::publish))
         .routes(routes!(publish::list_revisions))
         .routes(routes!(publish::show_revision))
+        .routes(routes!(publish::rollback))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::status))

@@ -3,12 +3,14 @@
 use std::{fmt, str::FromStr};
 
 use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 
 /// Length of a digest in bytes.
 const BYTES: usize = 32;
 
 /// The SHA-256 of a module, written `sha256:` and 64 hexadecimal digits (lower case).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; BYTES]);
 
 impl Digest {
@@ -22,6 +24,20 @@ impl Digest {
     /// Returns the 64 digits without the prefix: the name of a file.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = NoDigest;
+
+    fn try_from(text: String) -> Result<Self, NoDigest> {
+        text.parse()
     }
 }
 

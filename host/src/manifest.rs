@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::digest::Digest;
+
 /// The manifest format that this build reads and writes.
 pub const FORMAT_VERSION: &str = "1.0";
 
@@ -22,6 +24,9 @@ pub const DEFAULT_BATCH_SIZE: u32 = 100;
 
 /// Greatest `batch_size`, in events; the seed's number.
 pub const MAX_BATCH_SIZE: u32 = 10_000;
+
+/// The `type` of rules that run a module.
+pub const WASM: &str = "wasm";
 
 /// Longest id of a rule or an output, in bytes. Ids are labels of metrics and parts of paths.
 pub const MAX_ID_BYTES: usize = 128;
@@ -66,7 +71,7 @@ pub struct Pipeline {
 pub struct Rule {
     /// Unique in its pipeline; 1 to 128 of `A-Z a-z 0-9 . _ -`.
     pub id: String,
-    /// `filter`, `attribute_filter`, `redact` or `sample`.
+    /// `filter`, `attribute_filter`, `redact`, `sample` or `wasm`.
     #[serde(rename = "type")]
     pub kind: String,
     /// What the rule does; its fields depend on `type`.
@@ -152,6 +157,14 @@ impl Pipeline {
             batch_size: DEFAULT_BATCH_SIZE,
         }
     }
+}
+
+/// Returns the digests that rules of the pipeline are pinned to: the code that it needs.
+pub fn pinned_digests(pipeline: &Pipeline) -> impl Iterator<Item = Digest> {
+    pipeline.processors.iter().filter_map(|rule| {
+        let digest = rule.params.get("digest")?;
+        (rule.kind == WASM).then(|| digest.as_str()?.parse().ok())?
+    })
 }
 
 /// Reads a manifest that someone wrote by hand or with another tool: fields that we do not know are
@@ -243,6 +256,12 @@ impl Invalid {
             pointer: pointer.into(),
             message: message.into(),
         }
+    }
+
+    /// The same fault, of another field.
+    pub fn at_pointer(mut self, pointer: &str) -> Self {
+        pointer.clone_into(&mut self.pointer);
+        self
     }
 
     /// The same fault, seen from further up: `/params/value` becomes `/processors/3/params/value`.

@@ -54,7 +54,9 @@ impl Collector for Snapshot {
             for series in &family.series {
                 let mut one = metric.encode_family(&series.labels)?;
                 match family.kind {
-                    Kind::Counter => one.encode_counter::<NoLabelSet, _, f64>(&series.value, None)?,
+                    Kind::Counter => {
+                        one.encode_counter::<NoLabelSet, _, f64>(&series.value, None)?
+                    }
                     Kind::Gauge => one.encode_gauge(&series.value)?,
                 }
             }

@@ -137,7 +137,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     };
     let live = store.live()?;
     let wasm = Wasm::new(config.workers, Compiler::Child);
-    let modules = |_| Ok(None);
+    let modules = |digest| store.module_bytes(digest);
     let revision = first_revision(&live, &launcher, &memory, &wasm, &modules)
         .map_err(ServerError::Unbuildable)?;
     let shared = Arc::new(Shared {

@@ -23,7 +23,7 @@ pub use self::{
     instance::Reason,
     module::Module,
     record::{Activity, LastFailure},
-    rule::{Failures, KIND, Outcome, Params, Ran, Runner, WasmRule, WasmStatus},
+    rule::{Failures, Outcome, Params, Ran, Runner, WasmRule, WasmStatus},
 };
 
 mod breaker;

@@ -9,13 +9,18 @@
 //! draft.json           a pipeline; missing until the first edit
 //! live.json            a manifest; missing until the first publish
 //! revisions/<n>.json   the manifest of that revision, for the last hundred
+//! modules.json         the modules that have a name; missing until the first upload
+//! modules/<hex>.wasm   the module of that SHA-256, for as long as a name or a manifest needs it
 //! ```
+//!
+//! `modules.json` is the commit point of an upload: a module that nothing refers to was never
+//! uploaded, or is not needed any more, and is removed on opening.
 //!
 //! A file is replaced by writing `.<name>.tmp` beside it, fsync, rename, fsync of the directory.
 //! Files are for this user only (0600, directories 0700): outputs may hold credentials.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -26,12 +31,20 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::{MAX_FILE_BYTES, MAX_REVISIONS, RevisionSummary, StoreError, check_next, encode};
-use crate::manifest::{Manifest, Pipeline, check_manifest, check_pipeline};
+use super::{
+    MAX_FILE_BYTES, MAX_REVISIONS, ModuleEntry, RevisionSummary, StoreError, check_next,
+    check_room, encode, with_entry,
+};
+use crate::{
+    digest::Digest,
+    manifest::{Manifest, Pipeline, check_manifest, check_pipeline, pinned_digests},
+};
 
 const DRAFT_REMEDY: &str = "remove it to go on with the live manifest as the draft";
 const LIVE_REMEDY: &str = "put a copy of the newest file in `revisions/` in its place";
 const REVISION_REMEDY: &str = "move it away to go on without this revision";
+const MODULES_REMEDY: &str = "remove it, and upload the modules again";
+const MODULE_REMEDY: &str = "remove it, and upload the module again";
 
 /// A config store in a directory.
 #[derive(Debug)]
@@ -48,7 +61,18 @@ struct Kept {
     draft: Option<Pipeline>,
     live: Manifest,
     /// The files in `revisions/`, at most `MAX_REVISIONS`; the manifests themselves stay on disk.
-    revisions: BTreeMap<u64, RevisionSummary>,
+    revisions: BTreeMap<u64, KeptRevision>,
+    /// What `modules.json` holds, by name.
+    entries: Vec<ModuleEntry>,
+    /// The files in `modules/` and their sizes; the modules themselves stay on disk.
+    modules: BTreeMap<Digest, u64>,
+}
+
+#[derive(Debug)]
+struct KeptRevision {
+    summary: RevisionSummary,
+    /// The modules that it needs.
+    modules: Vec<Digest>,
 }
 
 impl Embedded {
@@ -76,14 +100,18 @@ impl Embedded {
         let mut revisions = BTreeMap::new();
         for number in kept {
             let manifest = read_revision(directory, number)?;
-            revisions.extend(manifest.map(|manifest| (number, RevisionSummary::of(&manifest))));
+            revisions.extend(manifest.map(|manifest| (number, KeptRevision::of(&manifest))));
         }
+        let entries: Option<Vec<ModuleEntry>> =
+            read_json(&directory.join("modules.json"), MODULES_REMEDY)?;
         let store = Self {
             directory: directory.to_owned(),
             kept: Mutex::new(Kept {
                 draft,
                 live: live.unwrap_or_else(Manifest::empty),
                 revisions,
+                entries: entries.unwrap_or_default(),
+                modules: list_modules(&directory.join("modules"))?,
             }),
             _lock: lock,
         };
@@ -104,6 +132,7 @@ impl Embedded {
         let mut kept = self.kept.lock();
         replace_file(&self.directory, "draft.json", &bytes)?;
         kept.draft = Some(draft.clone());
+        self.forget_modules(&mut kept);
         Ok(())
     }
 
@@ -123,13 +152,16 @@ impl Embedded {
         }
         kept.live = manifest.clone();
         kept.revisions
-            .insert(manifest.revision, RevisionSummary::of(manifest));
+            .insert(manifest.revision, KeptRevision::of(manifest));
         self.forget_oldest(&mut kept.revisions);
+        self.forget_modules(&mut kept);
         Ok(())
     }
 
     pub(super) fn revisions(&self) -> Vec<RevisionSummary> {
-        self.kept.lock().revisions.values().cloned().collect()
+        let kept = self.kept.lock();
+        let summaries = kept.revisions.values();
+        summaries.map(|revision| revision.summary.clone()).collect()
     }
 
     pub(super) fn revision(&self, number: u64) -> Result<Option<Manifest>, StoreError> {
@@ -139,6 +171,87 @@ impl Embedded {
             return Ok(None);
         }
         read_revision(&self.directory, number)
+    }
+
+    pub(super) fn put_module(&self, entry: ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut kept = self.kept.lock();
+        check_room(&kept.entries, &kept.modules, &entry)?;
+        let (digest, size_bytes) = (entry.digest, entry.size_bytes);
+        let entries = with_entry(&kept.entries, entry);
+        let json = encode("the list of modules", &entries)?;
+        // Also if it is there: that file may be damaged.
+        replace_file(&self.directory.join("modules"), &module_file(digest), bytes)?;
+        kept.modules.insert(digest, size_bytes);
+        // If this fails after its rename, the list on disk names the module: so it stays until the
+        // store is opened again, or something else changes.
+        replace_file(&self.directory, "modules.json", &json)?;
+        kept.entries = entries;
+        self.forget_modules(&mut kept);
+        Ok(())
+    }
+
+    pub(super) fn delete_module(&self, name: &str) -> Result<bool, StoreError> {
+        let mut kept = self.kept.lock();
+        let mut entries = kept.entries.clone();
+        entries.retain(|entry| entry.name != name);
+        if entries.len() == kept.entries.len() {
+            return Ok(false);
+        }
+        let json = encode("the list of modules", &entries)?;
+        replace_file(&self.directory, "modules.json", &json)?;
+        kept.entries = entries;
+        self.forget_modules(&mut kept);
+        Ok(true)
+    }
+
+    pub(super) fn modules(&self) -> Vec<ModuleEntry> {
+        self.kept.lock().entries.clone()
+    }
+
+    pub(super) fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        // Held while reading, so that the file is not forgotten in between.
+        let kept = self.kept.lock();
+        if !kept.modules.contains_key(&digest) {
+            return Ok(None);
+        }
+        let path = self.directory.join("modules").join(module_file(digest));
+        let Some(bytes) = read_file(&path, MODULE_REMEDY)? else {
+            return Ok(None);
+        };
+        if Digest::of(&bytes) != digest {
+            let found = format!("it is damaged: its digest is {}", Digest::of(&bytes));
+            return Err(unusable(&path, found, MODULE_REMEDY));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Removes the modules that nothing needs any more. What they were needed for is done by then: a
+    /// file that cannot be removed is only worth a warning.
+    fn forget_modules(&self, kept: &mut Kept) {
+        let revisions = kept
+            .revisions
+            .values()
+            .flat_map(|revision| revision.modules.iter().copied());
+        let pipelines = kept.draft.iter().chain([kept.live.pipeline()]);
+        let needed: BTreeSet<Digest> = pipelines
+            .flat_map(pinned_digests)
+            .chain(revisions)
+            .chain(kept.entries.iter().map(|entry| entry.digest))
+            .collect();
+        kept.modules.retain(|digest, _| {
+            if needed.contains(digest) {
+                return true;
+            }
+            let path = self.directory.join("modules").join(module_file(*digest));
+            let removed = remove_file(&path);
+            if let Err(err) = &removed {
+                warn!(
+                    error = err as &dyn std::error::Error,
+                    "could not remove a module that nothing needs"
+                );
+            }
+            removed.is_err()
+        });
     }
 
     /// Puts the previous `live.json` back after a write that failed, for the failure may have come
@@ -159,7 +272,7 @@ impl Embedded {
 
     /// Removes the oldest revisions above the limit. The publish is done by then: a file that
     /// cannot be removed is only worth a warning, and is tried again when the store is opened.
-    fn forget_oldest(&self, revisions: &mut BTreeMap<u64, RevisionSummary>) {
+    fn forget_oldest(&self, revisions: &mut BTreeMap<u64, KeptRevision>) {
         while revisions.len() > MAX_REVISIONS {
             let Some((number, _)) = revisions.pop_first() else {
                 return;
@@ -187,14 +300,17 @@ impl Embedded {
             );
             remove_file(&revisions.join(format!("{number}.json")))?;
         }
-        for directory in [&self.directory, &revisions] {
+        for directory in [&self.directory, &revisions, &self.directory.join("modules")] {
             for name in list_names(directory)? {
-                if name.starts_with('.') && name.ends_with(".json.tmp") {
+                let is_ours = name.ends_with(".json.tmp") || name.ends_with(".wasm.tmp");
+                if name.starts_with('.') && is_ours {
                     remove_file(&directory.join(name))?;
                 }
             }
         }
-        self.forget_oldest(&mut self.kept.lock().revisions);
+        let mut kept = self.kept.lock();
+        self.forget_oldest(&mut kept.revisions);
+        self.forget_modules(&mut kept);
         Ok(())
     }
 }
@@ -205,11 +321,13 @@ fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
         path: directory.to_owned(),
         source,
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory.join("revisions"))
-        .map_err(failed)?;
+    for inner in ["revisions", "modules"] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory.join(inner))
+            .map_err(failed)?;
+    }
     sync_directory(directory).map_err(failed)?;
     // Makes a new directory itself outlast a power cut. Its parent may be one we cannot open, and
     // then somebody else made this one.
@@ -271,11 +389,24 @@ fn unusable(path: &Path, found: String, remedy: &'static str) -> StoreError {
     }
 }
 
-/// Reads a file of at most [`MAX_FILE_BYTES`]; `None` if there is none.
 fn read_json<T: DeserializeOwned>(
     path: &Path,
     remedy: &'static str,
 ) -> Result<Option<T>, StoreError> {
+    let Some(bytes) = read_file(path, remedy)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| StoreError::Damaged {
+            path: path.to_owned(),
+            remedy,
+            source,
+        })
+}
+
+/// Reads a file of at most [`MAX_FILE_BYTES`]; `None` if there is none.
+fn read_file(path: &Path, remedy: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
     let failed = |source| StoreError::Read {
         path: path.to_owned(),
         source,
@@ -302,13 +433,36 @@ fn read_json<T: DeserializeOwned>(
             found_bytes: metadata.len(),
         });
     }
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|source| StoreError::Damaged {
-            path: path.to_owned(),
-            remedy,
-            source,
-        })
+    Ok(Some(bytes))
+}
+
+impl KeptRevision {
+    fn of(manifest: &Manifest) -> Self {
+        Self {
+            summary: RevisionSummary::of(manifest),
+            modules: pinned_digests(manifest.pipeline()).collect(),
+        }
+    }
+}
+
+fn module_file(digest: Digest) -> String {
+    format!("{}.wasm", digest.hex())
+}
+
+/// Lists the modules and their sizes; other files are none of ours.
+fn list_modules(directory: &Path) -> Result<BTreeMap<Digest, u64>, StoreError> {
+    let mut modules = BTreeMap::new();
+    for name in list_names(directory)? {
+        let digits = name.strip_suffix(".wasm");
+        let digest = digits.and_then(|digits| format!("sha256:{digits}").parse().ok());
+        if let Some(digest) = digest {
+            let path = directory.join(&name);
+            let metadata =
+                fs::metadata(&path).map_err(|source| StoreError::Read { path, source })?;
+            modules.insert(digest, metadata.len());
+        }
+    }
+    Ok(modules)
 }
 
 /// Lists the numbers of the revision files; other files are none of ours.
@@ -396,7 +550,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::config_store::tests::{manifest, rule};
+    use crate::config_store::tests::{entry, manifest, pinned_to, rule};
 
     thread_local! {
         /// How many more crash points this thread passes; none after the first failure either.
@@ -503,6 +657,80 @@ mod tests {
                 assert!(found == draft(2) || (found == draft(1) && !done));
                 assert_eq!(store.live(), Manifest::empty());
             },
+        );
+    }
+
+    #[test]
+    fn crash_while_a_module_changes_leaves_before_or_after() {
+        let digest = Digest::of;
+        at_every_crash_point(
+            |dir| {
+                let store = Embedded::open(dir).unwrap();
+                store.put_module(entry("m", b"one"), b"one").unwrap();
+                let mut pinned = manifest(1);
+                pinned.pipelines[0] = pinned_to(b"one");
+                store.publish(&pinned).unwrap();
+            },
+            |store| store.put_module(entry("m", b"two"), b"two"),
+            |store, done| {
+                let [found] = &store.modules()[..] else {
+                    panic!("one name: {:?}", store.modules());
+                };
+                assert!(found.digest == digest(b"two") || !done);
+                let bytes = store.module_bytes(found.digest).unwrap();
+                assert_eq!(bytes.map(|bytes| digest(&bytes)), Some(found.digest));
+                let pinned = store.module_bytes(digest(b"one")).unwrap();
+                assert_eq!(pinned.as_deref(), Some(&b"one"[..]), "a revision needs it");
+            },
+        );
+        at_every_crash_point(
+            |dir| {
+                let store = Embedded::open(dir).unwrap();
+                store.put_module(entry("m", b"one"), b"one").unwrap();
+            },
+            |store| store.delete_module("m").map(drop),
+            |store, done| {
+                let bytes = store.module_bytes(digest(b"one")).unwrap();
+                match store.modules().is_empty() {
+                    true => assert_eq!(bytes, None),
+                    false => assert!(!done && bytes.is_some()),
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn damaged_modules_are_told_and_never_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        store.put_module(entry("m", b"one"), b"one").unwrap();
+        let file = dir
+            .path()
+            .join("modules")
+            .join(module_file(Digest::of(b"one")));
+        fs::write(&file, "two").unwrap();
+        let found = store
+            .module_bytes(Digest::of(b"one"))
+            .unwrap_err()
+            .to_string();
+        assert!(found.contains("it is damaged"), "{found}");
+        store.put_module(entry("m", b"one"), b"one").unwrap();
+        assert!(store.module_bytes(Digest::of(b"one")).unwrap().is_some());
+        fs::write(
+            dir.path()
+                .join("modules")
+                .join(module_file(Digest::of(b"x"))),
+            "x",
+        )
+        .unwrap();
+        fs::write(dir.path().join("modules/.x.wasm.tmp"), "x").unwrap();
+        drop(store);
+        drop(Embedded::open(dir.path()).unwrap());
+        let names = list_names(&dir.path().join("modules")).unwrap();
+        assert_eq!(
+            names,
+            [module_file(Digest::of(b"one"))],
+            "leftovers are removed"
         );
     }
 

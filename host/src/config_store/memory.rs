@@ -3,12 +3,18 @@
 //! For trying things out and for tests. Keeps the promises of the other stores within the life of
 //! the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
-use super::{MAX_REVISIONS, RevisionSummary, StoreError, check_next, encode};
-use crate::manifest::{Manifest, Pipeline};
+use super::{
+    MAX_REVISIONS, ModuleEntry, RevisionSummary, StoreError, check_next, check_room, encode,
+    with_entry,
+};
+use crate::{
+    digest::Digest,
+    manifest::{Manifest, Pipeline, pinned_digests},
+};
 
 /// A config store in memory.
 #[derive(Debug)]
@@ -22,6 +28,10 @@ struct Kept {
     live: Manifest,
     /// At most `MAX_REVISIONS`.
     revisions: BTreeMap<u64, Manifest>,
+    /// By name.
+    entries: Vec<ModuleEntry>,
+    /// What the entries, the draft and the manifests need.
+    modules: BTreeMap<Digest, Vec<u8>>,
 }
 
 impl Memory {
@@ -35,6 +45,8 @@ impl Memory {
             draft: None,
             live: Manifest::empty(),
             revisions: BTreeMap::new(),
+            entries: Vec::new(),
+            modules: BTreeMap::new(),
         };
         Self {
             kept: Mutex::new(kept),
@@ -52,7 +64,9 @@ impl Memory {
     pub(super) fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
         // For its limit: what one store takes, all take.
         encode("the draft", draft)?;
-        self.kept.lock().draft = Some(draft.clone());
+        let mut kept = self.kept.lock();
+        kept.draft = Some(draft.clone());
+        kept.forget_modules();
         Ok(())
     }
 
@@ -69,6 +83,7 @@ impl Memory {
         while kept.revisions.len() > MAX_REVISIONS {
             kept.revisions.pop_first();
         }
+        kept.forget_modules();
         Ok(())
     }
 
@@ -83,5 +98,45 @@ impl Memory {
 
     pub(super) fn revision(&self, number: u64) -> Option<Manifest> {
         self.kept.lock().revisions.get(&number).cloned()
+    }
+
+    pub(super) fn put_module(&self, entry: ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut kept = self.kept.lock();
+        let stored = kept.modules.iter();
+        let stored = stored
+            .map(|(digest, bytes)| (*digest, bytes.len() as u64))
+            .collect();
+        check_room(&kept.entries, &stored, &entry)?;
+        kept.modules.insert(entry.digest, bytes.to_vec());
+        kept.entries = with_entry(&kept.entries, entry);
+        kept.forget_modules();
+        Ok(())
+    }
+
+    pub(super) fn delete_module(&self, name: &str) -> bool {
+        let mut kept = self.kept.lock();
+        let before = kept.entries.len();
+        kept.entries.retain(|entry| entry.name != name);
+        kept.forget_modules();
+        kept.entries.len() < before
+    }
+
+    pub(super) fn modules(&self) -> Vec<ModuleEntry> {
+        self.kept.lock().entries.clone()
+    }
+
+    pub(super) fn module_bytes(&self, digest: Digest) -> Option<Vec<u8>> {
+        self.kept.lock().modules.get(&digest).cloned()
+    }
+}
+
+impl Kept {
+    /// Lets go of the modules that nothing needs any more.
+    fn forget_modules(&mut self) {
+        let pipelines = self.revisions.values().map(Manifest::pipeline);
+        let pipelines = pipelines.chain(&self.draft).chain([self.live.pipeline()]);
+        let mut needed: BTreeSet<Digest> = pipelines.flat_map(pinned_digests).collect();
+        needed.extend(self.entries.iter().map(|entry| entry.digest));
+        self.modules.retain(|digest, _| needed.contains(digest));
     }
 }

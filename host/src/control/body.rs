@@ -68,15 +68,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 /// # Errors
 /// 413 if it is larger than [`MAX_BODY_BYTES`], 408 if it takes too long, 400 if it breaks off.
 pub(super) async fn read(request: Request) -> Result<Bytes, Problem> {
-    read_within(request, BODY_TIMEOUT).await
+    read_up_to(request, MAX_BODY_BYTES).await
 }
 
-async fn read_within(request: Request, timeout: Duration) -> Result<Bytes, Problem> {
+/// Reads a whole body of at most that many bytes.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn read_up_to(request: Request, most_bytes: usize) -> Result<Bytes, Problem> {
+    read_within(request, most_bytes, BODY_TIMEOUT).await
+}
+
+async fn read_within(
+    request: Request,
+    most_bytes: usize,
+    timeout: Duration,
+) -> Result<Bytes, Problem> {
     let (parts, mut body) = request.into_parts();
     // The length a client claims is known before the first byte.
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+    if body.size_hint().lower() > most_bytes as u64 {
         discard(&parts.headers, body);
-        return Err(too_large());
+        return Err(too_large(most_bytes));
     }
     let mut bytes = Vec::new();
     let deadline = time::Instant::now() + timeout;
@@ -91,9 +103,9 @@ async fn read_within(request: Request, timeout: Duration) -> Result<Bytes, Probl
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if bytes.len() + data.len() > MAX_BODY_BYTES {
+        if bytes.len() + data.len() > most_bytes {
             discard(&parts.headers, body);
-            return Err(too_large());
+            return Err(too_large(most_bytes));
         }
         bytes.extend_from_slice(&data);
     }
@@ -163,8 +175,10 @@ fn discard(headers: &HeaderMap, mut body: Body) {
     tokio::spawn(time::timeout(DISCARD_TIMEOUT, read_on));
 }
 
-fn too_large() -> Problem {
-    let detail = format!("the body is too large; at most {MAX_BODY_BYTES} bytes (1 MiB) are taken");
+fn too_large(most_bytes: usize) -> Problem {
+    let mebibytes = most_bytes >> 20;
+    let detail =
+        format!("the body is too large; at most {most_bytes} bytes ({mebibytes} MiB) are taken");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 
@@ -232,7 +246,7 @@ mod tests {
     async fn body_timeout_breached_is_told() {
         let endless = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
         let request = Request::new(Body::from_stream(endless));
-        let problem = read_within(request, Duration::from_millis(10))
+        let problem = read_within(request, MAX_BODY_BYTES, Duration::from_millis(10))
             .await
             .unwrap_err();
         let found = serde_json::to_value(&problem).unwrap();

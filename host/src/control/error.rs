@@ -73,6 +73,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail)
     }
 
+    /// As many uploads as there is memory for are under way.
+    pub fn busy() -> Self {
+        let detail = "other modules are being uploaded; try again when they are done";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+
     /// The id in a path is that of nothing.
     pub fn unknown(what: &str, code: &'static str, id: &str) -> Self {
         // An id may be as long as a request head; nobody needs it back whole.
@@ -98,7 +104,13 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).expect("made from a `StatusCode`");
         let body = serde_json::to_vec(&self).expect("strings and numbers are always JSON");
         let kind = HeaderValue::from_static("application/problem+json");
-        (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+        if self.code == "busy" {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -123,6 +135,11 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { .. } => {
                 Self::new(StatusCode::CONFLICT, "publish_conflict", err.to_string())
             }
+            StoreError::TooManyModules | StoreError::ModulesTooLarge { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_modules",
+                err.to_string(),
+            ),
             StoreError::TooLarge { .. } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "config_too_large",
@@ -153,6 +170,10 @@ pub(super) struct IdTaken;
 pub(super) struct NotBuildable;
 /// In the description: somebody else published in between.
 pub(super) struct PublishConflict;
+/// In the description: a rule names the module.
+pub(super) struct ModuleInUse;
+/// In the description: too many uploads at a time.
+pub(super) struct TooBusy;
 /// In the description: the gate is not ready.
 pub(super) struct NotReady;
 /// In the description: the store failed.
@@ -196,6 +217,18 @@ impl IntoResponses for NotBuildable {
 impl IntoResponses for PublishConflict {
     fn responses() -> Described {
         describe([("409", "somebody else published in between")])
+    }
+}
+
+impl IntoResponses for ModuleInUse {
+    fn responses() -> Described {
+        describe([("409", "a rule of the draft or a live rule names it")])
+    }
+}
+
+impl IntoResponses for TooBusy {
+    fn responses() -> Described {
+        describe([("503", "other modules are being uploaded")])
     }
 }
 

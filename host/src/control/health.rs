@@ -35,6 +35,8 @@ pub(super) struct Links {
     rules: &'static str,
     /// The outputs of the draft.
     outputs: &'static str,
+    /// The modules that rules can name.
+    modules: &'static str,
     /// The whole draft.
     draft: &'static str,
     /// What was published.
@@ -63,7 +65,7 @@ pub(super) struct Health {
         "version": "0.1.0",
         "links": {
             "docs": "/docs", "openapi": "/openapi.json", "rules": "/rules", "outputs": "/outputs",
-            "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats",
+            "modules": "/modules", "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats",
             "metrics": "/metrics"
         }
     })))
@@ -78,6 +80,7 @@ pub(super) async fn index() -> Json<Index> {
             openapi: "/openapi.json",
             rules: "/rules",
             outputs: "/outputs",
+            modules: "/modules",
             draft: "/draft",
             revisions: "/revisions",
             status: "/status",

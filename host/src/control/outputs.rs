@@ -72,7 +72,7 @@ pub(super) async fn add(
     State(state): State<ControlState>,
     body::Json(mut output): body::Json<Output>,
 ) -> Result<Json<OutputSaved>, Problem> {
-    let added = state.edit(move |draft| {
+    let added = state.edit(move |draft, _| {
         if output.id.is_empty() {
             output.id = free_output_id(&draft.outputs, &output.kind);
         }
@@ -101,7 +101,7 @@ pub(super) async fn add(
     )
 )]
 pub(super) async fn clear(State(state): State<ControlState>) -> Result<Json<Cleared>, Problem> {
-    let cleared = state.edit(|draft| {
+    let cleared = state.edit(|draft, _| {
         draft.outputs.clear();
         Ok(Cleared { status: "cleared" })
     });
@@ -154,7 +154,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<OutputSaved>, Problem> {
     let output: Output = body::parse_with_id(&body::read(request).await?, &id)?;
-    let saved = state.edit(move |draft| {
+    let saved = state.edit(move |draft, _| {
         check(&output)?;
         let status = match position(draft, &output.id) {
             Some(at) => {
@@ -188,7 +188,7 @@ pub(super) async fn delete(
     State(state): State<ControlState>,
     Id(id): Id,
 ) -> Result<Json<Deleted>, Problem> {
-    let deleted = state.edit(move |draft| {
+    let deleted = state.edit(move |draft, _| {
         let at = position(draft, &id).ok_or_else(|| unknown(&id))?;
         draft.outputs.remove(at);
         Ok(id)

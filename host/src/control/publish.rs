@@ -20,6 +20,7 @@ use super::{
     ControlState, Problem, Shared,
     body::{self, Id},
     error::{BodyProblems, NotBuildable, NotFound, NotReady, PublishConflict, StoreFailed},
+    pins,
 };
 use crate::{
     config_store::RevisionSummary,
@@ -51,10 +52,13 @@ pub(super) struct Valid {
 /// The answer when the draft was published.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Published {
-    /// `published`.
+    /// `published`, or `rolled_back`.
     status: &'static str,
     /// The revision that is live now.
     revision: u64,
+    /// The revision that was rolled back to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
     /// The manifest that is live now.
     manifest: Manifest,
     /// How many gates were told.
@@ -92,9 +96,10 @@ pub(super) struct Applied {
 )]
 pub(super) async fn show_draft(State(state): State<ControlState>) -> Json<Draft> {
     let (draft, live) = (state.draft(), state.live());
+    let published = pins::pinned(&draft, &state.shared.store.modules());
     Json(Draft {
         live_revision: live.revision,
-        differs_from_live: *draft != *live.pipeline(),
+        differs_from_live: published != *live.pipeline(),
         pipeline: Pipeline::clone(&draft),
     })
 }
@@ -118,8 +123,10 @@ pub(super) async fn validate(
     // Nothing in it is asked for; it is read so that a client which sends one gets its answer.
     body::read(request).await?;
     let valid = state.blocking(|shared| {
-        let manifest = next_manifest(shared);
-        shared.gate.prepare(&manifest, &|_| Ok(None))?;
+        let manifest = next_manifest(shared, &shared.draft.load())?;
+        shared
+            .gate
+            .prepare(&manifest, &|digest| shared.store.module_bytes(digest))?;
         let pipeline = manifest.pipeline();
         Ok(Valid {
             status: "valid",
@@ -222,16 +229,79 @@ pub(super) async fn show_revision(
     found.await.map(Json)
 }
 
-/// Builds, stores and applies the draft. Only one at a time.
+/// Makes an earlier revision live again, as the next one, with the code that its WASM rules had.
+///
+/// The draft becomes that revision too, and its WASM rules stay pinned to their `digest`: so the next
+/// publish of something else does not bring newer code back by accident. To follow the name of the
+/// module again, leave the `digest` out of the rule.
+#[utoipa::path(
+    post, path = "/revisions/{revision}/rollback", tag = "publish",
+    params(("revision" = u64, Path, description = "Number of the revision", example = 1)),
+    responses(
+        (status = 200, description = "The revision is live again", body = Published),
+        BodyProblems,
+        NotFound,
+        NotBuildable,
+        PublishConflict,
+        NotReady,
+        StoreFailed,
+    )
+)]
+pub(super) async fn rollback(
+    State(state): State<ControlState>,
+    Id(revision): Id,
+    request: Request,
+) -> Result<Json<Published>, Problem> {
+    body::read(request).await?;
+    // What is not a number is the name of no revision.
+    let Ok(from) = revision.parse() else {
+        return Err(Problem::unknown("revision", "unknown_revision", &revision));
+    };
+    state
+        .exclusively(move |shared| roll_back(shared, from))
+        .await
+        .map(Json)
+}
+
+/// Publishes the draft. Only one at a time.
 fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
+    publish_pipeline(shared, &shared.draft.load(), |_| Ok(()))
+}
+
+/// Publishes what was published before, and makes it the draft.
+fn roll_back(shared: &Shared, from: u64) -> Result<Published, Problem> {
+    let found = shared.store.revision(from)?;
+    let found =
+        found.ok_or_else(|| Problem::unknown("revision", "unknown_revision", &from.to_string()))?;
+    let keep_as_draft = |pipeline: &Pipeline| {
+        shared.store.save_draft(pipeline)?;
+        shared.draft.store(Arc::new(pipeline.clone()));
+        Ok(())
+    };
+    let published = publish_pipeline(shared, found.pipeline(), keep_as_draft)?;
+    Ok(Published {
+        status: "rolled_back",
+        from: Some(from),
+        ..published
+    })
+}
+
+/// Builds, stores and applies a pipeline; `before_apply` runs once it is stored.
+fn publish_pipeline(
+    shared: &Shared,
+    pipeline: &Pipeline,
+    before_apply: impl FnOnce(&Pipeline) -> Result<(), Problem>,
+) -> Result<Published, Problem> {
     if !shared.gate.is_ready() {
         return Err(Problem::shutting_down());
     }
-    let manifest = next_manifest(shared);
-    let prepared = shared.gate.prepare(&manifest, &|_| Ok(None))?;
+    let manifest = next_manifest(shared, pipeline)?;
+    let modules = |digest| shared.store.module_bytes(digest);
+    let prepared = shared.gate.prepare(&manifest, &modules)?;
     shared.store.publish(&manifest)?;
     let took = shared.gate.apply(prepared);
     shared.live.store(Arc::new(manifest.clone()));
+    before_apply(manifest.pipeline())?;
     info!(
         revision = manifest.revision,
         apply_ms = milliseconds(took),
@@ -245,24 +315,27 @@ fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
     Ok(Published {
         status: "published",
         revision: manifest.revision,
+        from: None,
         manifest,
         subscribers_notified: 1,
         gates: vec![applied],
     })
 }
 
-/// The manifest that the draft makes if it is published now.
-fn next_manifest(shared: &Shared) -> Manifest {
+/// The manifest that a pipeline makes if it is published now: its rules are pinned.
+fn next_manifest(shared: &Shared, pipeline: &Pipeline) -> Result<Manifest, Problem> {
+    let mut pipeline = pipeline.clone();
+    pins::pin(&mut pipeline, &shared.store.modules())?;
     // A clock before 1970 is wrong, and no reason to refuse a publish.
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    Manifest {
+    Ok(Manifest {
         version: FORMAT_VERSION.to_owned(),
         revision: shared.live.load().revision + 1,
         timestamp: now.as_secs_f64(),
-        pipelines: vec![Pipeline::clone(&shared.draft.load())],
-    }
+        pipelines: vec![pipeline],
+    })
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -14,8 +14,10 @@ use super::{
     ControlState, Problem,
     body::{self, Id},
     error::{BodyProblems, IdTaken, NotFound, StoreFailed},
+    pins,
 };
 use crate::{
+    config_store::ConfigStore,
     gate::check_rule,
     manifest::{Invalid, MAX_RULES, Pipeline, Rule, check_id, check_pipeline},
 };
@@ -80,8 +82,8 @@ pub(super) async fn add(
     State(state): State<ControlState>,
     body::Json(rule): body::Json<Rule>,
 ) -> Result<Json<RuleSaved>, Problem> {
-    let added = state.edit(move |draft| {
-        check(&rule)?;
+    let added = state.edit(move |draft, store| {
+        check(&rule, store)?;
         if position(draft, &rule.id).is_some() {
             return Err(Problem::duplicate("rule", &rule.id));
         }
@@ -114,11 +116,11 @@ pub(super) async fn replace_all(
     State(state): State<ControlState>,
     body::Json(rules): body::Json<Vec<Rule>>,
 ) -> Result<Json<RulesReplaced>, Problem> {
-    let replaced = state.edit(move |draft| {
+    let replaced = state.edit(move |draft, store| {
         draft.processors = rules;
         check_pipeline(draft).map_err(from_the_list)?;
         for (at, rule) in draft.processors.iter().enumerate() {
-            check(rule).map_err(|fault| fault.under(&format!("/{at}")))?;
+            check(rule, store).map_err(|fault| fault.under(&format!("/{at}")))?;
         }
         Ok(draft.processors.len())
     });
@@ -174,8 +176,8 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<RuleSaved>, Problem> {
     let rule: Rule = body::parse_with_id(&body::read(request).await?, &id)?;
-    let saved = state.edit(move |draft| {
-        check(&rule)?;
+    let saved = state.edit(move |draft, store| {
+        check(&rule, store)?;
         let status = match position(draft, &rule.id) {
             Some(at) => {
                 draft.processors[at] = rule.clone();
@@ -208,7 +210,7 @@ pub(super) async fn delete(
     State(state): State<ControlState>,
     Id(id): Id,
 ) -> Result<Json<Deleted>, Problem> {
-    let deleted = state.edit(move |draft| {
+    let deleted = state.edit(move |draft, _| {
         let at = position(draft, &id).ok_or_else(|| unknown(&id))?;
         draft.processors.remove(at);
         Ok(id)
@@ -225,9 +227,10 @@ impl Deleted {
     }
 }
 
-fn check(rule: &Rule) -> Result<(), Invalid> {
+fn check(rule: &Rule, store: &ConfigStore) -> Result<(), Invalid> {
     check_id(&rule.id)?;
-    check_rule(rule)
+    check_rule(rule)?;
+    pins::check(rule, store)
 }
 
 fn push(draft: &mut Pipeline, rule: Rule) -> Result<(), Problem> {

@@ -90,7 +90,7 @@ pub(super) async fn set_batch_size(
         Some(text) => from_query(&text)?,
         None => from_body(&body::read(request).await?)?,
     };
-    let changed = state.edit(move |draft| {
+    let changed = state.edit(move |draft, _| {
         draft.batch_size = size;
         Ok(BatchSizeSaved {
             status: "updated",

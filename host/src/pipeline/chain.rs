@@ -14,8 +14,8 @@ use crate::{
     books::{Books, Ledger, NamedRule, RuleAccount},
     config_store::StoreError,
     digest::Digest,
-    manifest::{Invalid, OnError, OnOverload, Rule},
-    wasm::{self, Module, Params, Ran, Runner, Wasm, WasmRule, WasmStatus},
+    manifest::{Invalid, OnError, OnOverload, Rule, WASM},
+    wasm::{Module, Params, Ran, Runner, Wasm, WasmRule, WasmStatus},
 };
 
 /// Where a chain's modules come from: their bytes by digest, or `None` if there are none.
@@ -120,7 +120,7 @@ impl CompiledChain {
         for (at, rule) in rules.iter().enumerate() {
             let known = previous.and_then(|chain| chain.step(&rule.id, &rule.kind));
             let processor = match rule.kind.as_str() {
-                wasm::KIND => build_wasm(rule, parts, known),
+                WASM => build_wasm(rule, parts, known),
                 _ => build_rule(rule)
                     .map(Compiled::Builtin)
                     .map_err(BuildError::Invalid),
@@ -300,7 +300,7 @@ impl Copied {
 /// [`Invalid`] names the field and the remedy.
 pub fn check_rule(rule: &Rule) -> Result<(), Invalid> {
     match rule.kind.as_str() {
-        wasm::KIND => check_wasm(rule).map(drop),
+        WASM => check_wasm(rule).map(drop),
         _ => build_rule(rule).map(drop),
     }
 }
@@ -334,7 +334,7 @@ fn refuse_leaks(rule: &Rule) -> Result<(), Invalid> {
         return Ok(());
     }
     let kind = match rule.kind.as_str() {
-        wasm::KIND => "`wasm` rule with `privacy`".to_owned(),
+        WASM => "`wasm` rule with `privacy`".to_owned(),
         kind => format!("`{kind}` rule"),
     };
     Err(Invalid::new(

@@ -30,9 +30,6 @@ use crate::{
     manifest::{Invalid, OnError, Rule, pointer_of},
 };
 
-/// The `type` of rules that run a module.
-pub const KIND: &str = "wasm";
-
 /// An instance whose memory passes this share of its limit is replaced between two batches, in
 /// percent: a guest that leaks starts afresh before it fails.
 const RECYCLE_AT_PERCENT: usize = 75;

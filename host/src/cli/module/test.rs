@@ -109,7 +109,7 @@ fn build(args: &Args, bytes: &[u8]) -> Result<Arc<WasmRule>, ModuleCommandError>
         .into_owned();
     let rule: Rule = serde_json::from_value(json!({
         "id": name,
-        "type": crate::wasm::KIND,
+        "type": crate::manifest::WASM,
         "params": {"module": name, "config": config, "limits": limits},
     }))
     .map_err(ModuleCommandError::refused)?;
