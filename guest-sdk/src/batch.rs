@@ -8,7 +8,7 @@
 //! keep their order. What a processor is and what its verdicts mean is in [`crate::processor`].
 //!
 //! In a guest, a batch comes with an index of where its events end, see [`index`]: then no byte is
-//! looked at to find them, and what was done can be told as [`Changes`](crate::changes::Changes).
+//! looked at to find them, and what was done can be told as [`Changes`].
 
 use std::mem;
 

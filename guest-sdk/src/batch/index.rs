@@ -45,11 +45,19 @@ impl Index {
 
     /// Returns the number of the event that the byte at `hit` from the start of `run` belongs to; it
     /// is `from` or a later one.
+    #[inline]
     pub(super) fn number_at(&self, run: Run, from: usize, hit: usize) -> usize {
-        first_behind(self.buffer(run), from, run.start + offset(hit))
+        let ends = self.buffer(run);
+        let hit = run.start + offset(hit);
+        // Most guests look at each event in turn.
+        match ends[from] > hit {
+            true => from,
+            false => first_behind(ends, from + 1, hit),
+        }
     }
 
     /// Returns where the event begins and ends, from the start of `run`.
+    #[inline]
     pub(super) fn bounds(&self, run: Run, number: usize) -> (usize, usize) {
         let (start, end) = bounds(self.buffer(run), number);
         (start - run.start as usize, end - run.start as usize)
