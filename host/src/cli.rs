@@ -37,5 +37,10 @@ pub enum Command {
     Module(module::Command),
     /// Compiles one module from stdin to stdout: the gate's own child
     #[command(name = crate::wasm::SUBCOMMAND, hide = true)]
-    CompileModule,
+    CompileModule {
+        /// Processor time that it may take, in seconds
+        cpu_seconds: u64,
+        /// Address space that it may take, in bytes
+        address_space: u64,
+    },
 }

@@ -16,6 +16,7 @@ use crate::{
     config_store::StoreLocation,
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
+    wasm::CompileLimits,
 };
 
 pub mod units;
@@ -66,6 +67,12 @@ pub struct Settings {
     /// The most TCP connections at a time [default: 10000]
     #[arg(long, env = "STREAMGATE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
+    /// How long compiling a WASM module may take, in processor time [default: 60s]
+    #[arg(long, env = "STREAMGATE_COMPILE_TIME", value_name = "TIME")]
+    pub compile_time: Option<String>,
+    /// The memory that compiling a WASM module may take [default: 1GiB]
+    #[arg(long, env = "STREAMGATE_COMPILE_MEMORY", value_name = "SIZE")]
+    pub compile_memory: Option<String>,
     /// How long the end may take: what was accepted is sent within it [default: 10s]
     #[arg(long, env = "STREAMGATE_GRACE_PERIOD", value_name = "TIME")]
     pub grace_period: Option<String>,
@@ -95,6 +102,8 @@ pub struct Config {
     pub workers: usize,
     /// Bounds of what is taken in.
     pub limits: Limits,
+    /// What compiling a WASM module may cost.
+    pub compile: CompileLimits,
     /// How long the end may take.
     pub grace_period: Duration,
     /// The name of this gate.
@@ -245,6 +254,18 @@ impl Config {
                     1..=1_000_000,
                 )?,
             },
+            compile: CompileLimits {
+                time: match given.compile_time.or(file.compile_time) {
+                    None => CompileLimits::default().time,
+                    Some(text) => compile_time(&text)?,
+                },
+                memory_bytes: size(
+                    "compile_memory",
+                    given.compile_memory.or(file.compile_memory),
+                    1 << 30,
+                    (64 << 20)..=(1 << 40),
+                )? as u64,
+            },
             grace_period: match given.grace_period.or(file.grace_period) {
                 None => Duration::from_secs(10),
                 Some(text) => units::duration(&text).map_err(|m| invalid("grace_period", m))?,
@@ -327,6 +348,12 @@ fn within<T: PartialOrd + fmt::Display>(
         setting,
         format!("{value} is out of range; expected {least} to {most}"),
     ))
+}
+
+/// Whole seconds, as the operating system limits it.
+fn compile_time(text: &str) -> Result<Duration, ConfigError> {
+    let time = units::duration(text).map_err(|message| invalid("compile_time", message))?;
+    within("compile_time", time.as_secs(), 1..=3_600).map(Duration::from_secs)
 }
 
 fn host_name() -> String {

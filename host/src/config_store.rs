@@ -241,7 +241,8 @@ impl ConfigStore {
         }
     }
 
-    /// Makes `manifest` the live one. Its `revision` must be that of the live one plus one.
+    /// Makes `manifest` the live one. Its `revision` must be that of the live one plus one. If it is a
+    /// rollback, it is the draft from then on too.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the number is another, or the manifest is too large or cannot
@@ -564,12 +565,22 @@ mod tests {
             assert_eq!(store.revision(3).unwrap(), None);
             assert_eq!(store.revision(4).unwrap(), Some(manifest(4)));
 
+            let mut back = manifest(last + 1);
+            back.rolled_back_to = Some(last);
+            store.publish(&back).unwrap();
+            assert_eq!(
+                store.draft().unwrap(),
+                *back.pipeline(),
+                "a rollback is the draft too"
+            );
+            let last = last + 1;
+
             let stale = store.publish(&manifest(last));
             assert!(
                 matches!(stale, Err(StoreError::Conflict { .. })),
                 "{stale:?}"
             );
-            assert_eq!(store.live().unwrap(), manifest(last));
+            assert_eq!(store.live().unwrap(), back);
         }
     }
 }

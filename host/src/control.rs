@@ -46,8 +46,8 @@ pub use self::error::Problem;
 /// Most connections to the control API. Each may hold a body of 1 MiB.
 const MAX_CONNECTIONS: usize = 128;
 
-/// Most modules that are uploaded at a time. Each holds 32 MiB at most.
-const MAX_UPLOADS: usize = 2;
+/// Most modules that are on their way at a time, in or out. Each holds 32 MiB at most.
+const MAX_TRANSFERS: usize = 2;
 
 /// What every handler works on; clones are the same state.
 #[derive(Debug, Clone)]
@@ -59,8 +59,8 @@ pub struct ControlState {
 struct Shared {
     gate: Gate,
     store: ConfigStore,
-    /// One for each module that is being uploaded, so that their bytes are bounded.
-    uploads: Arc<Semaphore>,
+    /// One for each module that is on its way, in or out, so that their bytes are bounded.
+    transfers: Arc<Semaphore>,
     /// Held during an edit, so that edits come one after the other. Readers do not wait for it.
     editing: Arc<Mutex<()>>,
     /// What the store holds.
@@ -81,7 +81,7 @@ impl ControlState {
             shared: Arc::new(Shared {
                 gate,
                 store,
-                uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+                transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
                 editing,
                 draft,
                 live,

@@ -35,7 +35,10 @@ fn main() -> ExitCode {
             telemetry::init();
             cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error))
         }
-        Some(Command::CompileModule) => match wasm::child() {
+        Some(Command::CompileModule {
+            cpu_seconds,
+            address_space,
+        }) => match wasm::child(cpu_seconds, address_space) {
             Ok(()) => ExitCode::from(SUCCESS),
             Err(error) => fail(FAILURE, &error),
         },

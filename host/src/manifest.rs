@@ -48,6 +48,9 @@ pub struct Manifest {
     /// When it was published, in seconds since 1970-01-01T00:00:00Z.
     #[serde(default)]
     pub timestamp: f64,
+    /// The revision that it brought back, if it is a rollback: then the draft is this one too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<u64>,
     /// Exactly one today.
     pub pipelines: Vec<Pipeline>,
 }
@@ -136,6 +139,7 @@ impl Manifest {
             version: FORMAT_VERSION.to_owned(),
             revision: 0,
             timestamp: 0.0,
+            rolled_back_to: None,
             pipelines: vec![Pipeline::empty()],
         }
     }

@@ -33,7 +33,7 @@ use crate::{
     gate::{Gate, first_revision},
     http_server,
     ingest::{self, Intake},
-    manifest::{Invalid, Manifest, parse_manifest},
+    manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
     memory::Memory,
     outputs::{FanOut, Launcher, Room},
     pipeline::{BuildError, Overload, Shared, spawn_worker},
@@ -136,7 +136,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         ending: Arc::default(),
     };
     let live = store.live()?;
-    let wasm = Wasm::new(config.workers, Compiler::Child);
+    let wasm = Wasm::new(config.workers, Compiler::Child(config.compile));
     let modules = |digest| store.module_bytes(digest);
     let revision = first_revision(&live, &launcher, &memory, &wasm, &modules)
         .map_err(ServerError::Unbuildable)?;
@@ -173,7 +173,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let mut ingests = JoinSet::new();
     doors.announce()?;
     if let Some(listener) = doors.control {
-        let options = http_server::Options::default();
+        let options = control::http_options();
         let shutdown = async move { control_shutdown.begun().await };
         control.spawn(http_server::serve(
             listener,
@@ -282,6 +282,7 @@ fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
     }
     let manifest = Manifest {
         revision: 1,
+        rolled_back_to: None,
         ..read_manifest(path)?
     };
     store.save_draft(manifest.pipeline())?;
@@ -311,7 +312,7 @@ fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {
     let manifest = parse_manifest(&text).map_err(invalid)?;
     let pipeline = manifest.pipeline();
     for (at, rule) in pipeline.processors.iter().enumerate() {
-        crate::gate::check_rule(rule)
+        check_first_rule(rule)
             .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/processors/{at}"))))?;
     }
     for (at, output) in pipeline.outputs.iter().enumerate() {
@@ -319,6 +320,19 @@ fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {
             .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/outputs/{at}"))))?;
     }
     Ok(manifest)
+}
+
+/// Checks a rule of a manifest that a new store begins with: it has no modules yet.
+fn check_first_rule(rule: &Rule) -> Result<(), Invalid> {
+    if rule.kind == WASM {
+        return Err(Invalid::new(
+            "unknown_module",
+            "/type",
+            "a rule of type `wasm` cannot be in the first manifest, since a new store has no \
+             modules; upload its module to the running gate, then add the rule",
+        ));
+    }
+    crate::gate::check_rule(rule)
 }
 
 impl Doors {

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::digest::Digest;
 
 pub use self::{
-    compile::{SUBCOMMAND, child},
+    compile::{CompileLimits, SUBCOMMAND, child},
     instance::Reason,
     module::Module,
     record::{Activity, LastFailure},
@@ -62,7 +62,7 @@ pub const MAX_MODULE_BYTES: usize = 32 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compiler {
     /// In a child process with limits. Needs a `main` that calls [`child`] for [`SUBCOMMAND`].
-    Child,
+    Child(CompileLimits),
     /// In this process, without limits: for the user's own modules, and for tests.
     Here,
 }
@@ -153,7 +153,7 @@ impl Wasm {
         }
         let begun = std::time::Instant::now();
         let artifact = match self.inner.compiler {
-            Compiler::Child => compile::in_child(bytes)?,
+            Compiler::Child(limits) => compile::in_child(bytes, limits)?,
             Compiler::Here => compile::compile(bytes)?,
         };
         let compiled = begun.elapsed();

@@ -357,12 +357,38 @@ impl Gate {
 
     /// Returns the most memory that it ever had, in bytes.
     pub(crate) fn peak_memory(&self) -> usize {
+        self.memory_of("VmHWM:")
+    }
+
+    /// Returns the memory that it has, in bytes.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.memory_of("VmRSS:")
+    }
+
+    /// Returns the addresses that it has reserved, in bytes.
+    pub(crate) fn address_space_bytes(&self) -> usize {
+        self.memory_of("VmSize:")
+    }
+
+    /// A figure of `/proc/<pid>/status`, `proc(5)`.
+    fn memory_of(&self, field: &str) -> usize {
         let path = format!("/proc/{}/status", self.process.id());
         let status = std::fs::read_to_string(path).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let text = line.expect("Linux says so").trim();
         let kibibytes = text.strip_suffix(" kB").expect("in KiB");
         kibibytes.parse::<usize>().expect("a number") * 1024
+    }
+
+    /// Returns the names of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let tasks = std::fs::read_dir(tasks).expect("it runs");
+        tasks
+            // One that has ended in between has no name any more.
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect()
     }
 
     /// Sends SIGTERM.

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! lock                 held while the store is open; two gates cannot share a directory
-//! draft.json           a pipeline; missing until the first edit
+//! draft.json           a pipeline, and the revision that was live when it was saved; missing until
+//!                      the first edit. A rollback after that revision makes it void.
 //! live.json            a manifest; missing until the first publish
 //! revisions/<n>.json   the manifest of that revision, for the last hundred
 //! modules.json         the modules that have a name; missing until the first upload
@@ -28,7 +29,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{info, warn};
 
 use super::{
@@ -68,6 +69,16 @@ struct Kept {
     modules: BTreeMap<Digest, u64>,
 }
 
+/// What `draft.json` holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedDraft {
+    #[serde(flatten)]
+    pipeline: Pipeline,
+    /// The revision that was live when it was saved.
+    #[serde(default)]
+    saved_at_revision: u64,
+}
+
 #[derive(Debug)]
 struct KeptRevision {
     summary: RevisionSummary,
@@ -87,6 +98,13 @@ impl Embedded {
         let draft = read_draft(&directory.join("draft.json"))?;
         let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY)?;
         let published = live.as_ref().map_or(0, |live| live.revision);
+        // A crash may have come between the rollback and the removal of the draft.
+        let is_rollback = live
+            .as_ref()
+            .is_some_and(|live| live.rolled_back_to.is_some());
+        let draft = draft
+            .filter(|draft| !is_rollback || draft.saved_at_revision >= published)
+            .map(|draft| draft.pipeline);
         let numbers = list_revisions(&directory.join("revisions"))?;
         if live.is_none() && numbers.iter().any(|&number| number > 1) {
             return Err(StoreError::Unusable {
@@ -128,8 +146,12 @@ impl Embedded {
     }
 
     pub(super) fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
-        let bytes = encode("the draft", draft)?;
         let mut kept = self.kept.lock();
+        let saved = SavedDraft {
+            pipeline: draft.clone(),
+            saved_at_revision: kept.live.revision,
+        };
+        let bytes = encode("the draft", &saved)?;
         replace_file(&self.directory, "draft.json", &bytes)?;
         kept.draft = Some(draft.clone());
         self.forget_modules(&mut kept);
@@ -151,6 +173,16 @@ impl Embedded {
             return Err(err);
         }
         kept.live = manifest.clone();
+        if manifest.rolled_back_to.is_some() {
+            kept.draft = None;
+            // It is void already.
+            if let Err(err) = remove_file(&self.directory.join("draft.json")) {
+                warn!(
+                    error = &err as &dyn std::error::Error,
+                    "could not remove the draft from before a rollback"
+                );
+            }
+        }
         kept.revisions
             .insert(manifest.revision, KeptRevision::of(manifest));
         self.forget_oldest(&mut kept.revisions);
@@ -350,9 +382,9 @@ fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn read_draft(path: &Path) -> Result<Option<Pipeline>, StoreError> {
-    let draft: Option<Pipeline> = read_json(path, DRAFT_REMEDY)?;
-    if let Some(Err(fault)) = draft.as_ref().map(check_pipeline) {
+fn read_draft(path: &Path) -> Result<Option<SavedDraft>, StoreError> {
+    let draft: Option<SavedDraft> = read_json(path, DRAFT_REMEDY)?;
+    if let Some(Err(fault)) = draft.as_ref().map(|draft| check_pipeline(&draft.pipeline)) {
         return Err(unusable(path, fault.to_string(), DRAFT_REMEDY));
     }
     Ok(draft)
@@ -640,6 +672,30 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn crash_during_a_rollback_leaves_before_or_after() {
+        let mut draft = Pipeline::empty();
+        draft.processors.push(rule(7));
+        let mut back = manifest(2);
+        back.rolled_back_to = Some(1);
+        at_every_crash_point(
+            |dir| {
+                let store = Embedded::open(dir).unwrap();
+                store.publish(&manifest(1)).unwrap();
+                store.save_draft(&draft).unwrap();
+            },
+            |store| store.publish(&back),
+            |store, done| {
+                if store.live() == back {
+                    assert_eq!(store.draft(), *back.pipeline());
+                } else {
+                    assert!(!done);
+                    assert_eq!((store.live(), store.draft()), (manifest(1), draft.clone()));
+                }
+            },
+        );
     }
 
     #[test]

@@ -79,6 +79,9 @@ impl Memory {
         let mut kept = self.kept.lock();
         check_next(&kept.live, manifest)?;
         kept.live = manifest.clone();
+        if manifest.rolled_back_to.is_some() {
+            kept.draft = None;
+        }
         kept.revisions.insert(manifest.revision, manifest.clone());
         while kept.revisions.len() > MAX_REVISIONS {
             kept.revisions.pop_first();

@@ -73,9 +73,9 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail)
     }
 
-    /// As many uploads as there is memory for are under way.
+    /// As many modules are on their way, in or out, as there is memory for.
     pub fn busy() -> Self {
-        let detail = "other modules are being uploaded; try again when they are done";
+        let detail = "other modules are on their way, in or out; try again when they are done";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
     }
 
@@ -172,7 +172,7 @@ pub(super) struct NotBuildable;
 pub(super) struct PublishConflict;
 /// In the description: a rule names the module.
 pub(super) struct ModuleInUse;
-/// In the description: too many uploads at a time.
+/// In the description: too many modules on their way at a time.
 pub(super) struct TooBusy;
 /// In the description: the gate is not ready.
 pub(super) struct NotReady;
@@ -228,7 +228,7 @@ impl IntoResponses for ModuleInUse {
 
 impl IntoResponses for TooBusy {
     fn responses() -> Described {
-        describe([("503", "other modules are being uploaded")])
+        describe([("503", "other modules are on their way, in or out")])
     }
 }
 

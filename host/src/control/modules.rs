@@ -93,7 +93,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<ModuleSaved>, Problem> {
     check_name(&name)?;
-    let Ok(turn) = Arc::clone(&state.shared.uploads).try_acquire_owned() else {
+    let Ok(turn) = Arc::clone(&state.shared.transfers).try_acquire_owned() else {
         return Err(Problem::busy());
     };
     let bytes = body::read_up_to(request, MAX_MODULE_BYTES).await?;
@@ -158,6 +158,7 @@ pub(super) async fn show(
     responses(
         (status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/wasm"),
         NotFound,
+        TooBusy,
         StoreFailed,
     )
 )]

@@ -56,9 +56,6 @@ pub(super) struct Published {
     status: &'static str,
     /// The revision that is live now.
     revision: u64,
-    /// The revision that was rolled back to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<u64>,
     /// The manifest that is live now.
     manifest: Manifest,
     /// How many gates were told.
@@ -254,54 +251,45 @@ pub(super) async fn rollback(
 ) -> Result<Json<Published>, Problem> {
     body::read(request).await?;
     // What is not a number is the name of no revision.
-    let Ok(from) = revision.parse() else {
+    let Ok(to) = revision.parse() else {
         return Err(Problem::unknown("revision", "unknown_revision", &revision));
     };
     state
-        .exclusively(move |shared| roll_back(shared, from))
+        .exclusively(move |shared| roll_back(shared, to))
         .await
         .map(Json)
 }
 
 /// Publishes the draft. Only one at a time.
 fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
-    publish_pipeline(shared, &shared.draft.load(), |_| Ok(()))
+    let manifest = next_manifest(shared, &shared.draft.load())?;
+    publish_manifest(shared, manifest)
 }
 
 /// Publishes what was published before, and makes it the draft.
-fn roll_back(shared: &Shared, from: u64) -> Result<Published, Problem> {
-    let found = shared.store.revision(from)?;
-    let found =
-        found.ok_or_else(|| Problem::unknown("revision", "unknown_revision", &from.to_string()))?;
-    let keep_as_draft = |pipeline: &Pipeline| {
-        shared.store.save_draft(pipeline)?;
-        shared.draft.store(Arc::new(pipeline.clone()));
-        Ok(())
-    };
-    let published = publish_pipeline(shared, found.pipeline(), keep_as_draft)?;
+fn roll_back(shared: &Shared, to: u64) -> Result<Published, Problem> {
+    let unknown = || Problem::unknown("revision", "unknown_revision", &to.to_string());
+    let found = shared.store.revision(to)?.ok_or_else(unknown)?;
+    let mut manifest = next_manifest(shared, found.pipeline())?;
+    manifest.rolled_back_to = Some(to);
+    let published = publish_manifest(shared, manifest)?;
+    shared.draft.store(Arc::new(shared.store.draft()?));
     Ok(Published {
         status: "rolled_back",
-        from: Some(from),
         ..published
     })
 }
 
-/// Builds, stores and applies a pipeline; `before_apply` runs once it is stored.
-fn publish_pipeline(
-    shared: &Shared,
-    pipeline: &Pipeline,
-    before_apply: impl FnOnce(&Pipeline) -> Result<(), Problem>,
-) -> Result<Published, Problem> {
+/// Builds, stores and applies a manifest.
+fn publish_manifest(shared: &Shared, manifest: Manifest) -> Result<Published, Problem> {
     if !shared.gate.is_ready() {
         return Err(Problem::shutting_down());
     }
-    let manifest = next_manifest(shared, pipeline)?;
     let modules = |digest| shared.store.module_bytes(digest);
     let prepared = shared.gate.prepare(&manifest, &modules)?;
     shared.store.publish(&manifest)?;
     let took = shared.gate.apply(prepared);
     shared.live.store(Arc::new(manifest.clone()));
-    before_apply(manifest.pipeline())?;
     info!(
         revision = manifest.revision,
         apply_ms = milliseconds(took),
@@ -315,7 +303,6 @@ fn publish_pipeline(
     Ok(Published {
         status: "published",
         revision: manifest.revision,
-        from: None,
         manifest,
         subscribers_notified: 1,
         gates: vec![applied],
@@ -334,6 +321,7 @@ fn next_manifest(shared: &Shared, pipeline: &Pipeline) -> Result<Manifest, Probl
         version: FORMAT_VERSION.to_owned(),
         revision: shared.live.load().revision + 1,
         timestamp: now.as_secs_f64(),
+        rolled_back_to: None,
         pipelines: vec![pipeline],
     })
 }

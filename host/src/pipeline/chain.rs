@@ -370,9 +370,7 @@ fn load(params: &Params, parts: Parts<'_>) -> Result<Arc<Module>, BuildError> {
             "the rule is not pinned to the code of `{name}`; it has no `digest`"
         ))
     })?;
-    if let Some(module) = parts.wasm.loaded(digest) {
-        return Ok(module);
-    }
+    // Also if it is compiled already: what is published must be there after a restart.
     let bytes = (parts.modules)(digest)?.ok_or_else(|| {
         unknown(format!(
             "the store has no module `{name}` with the digest {digest}; upload it with `PUT \

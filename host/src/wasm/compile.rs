@@ -35,18 +35,31 @@ use crate::wasm::MAX_MODULE_BYTES;
 /// The hidden subcommand that makes this program compile one module from stdin to stdout.
 pub const SUBCOMMAND: &str = "compile-module";
 
-/// Most processor time of a compilation. A component of 12 MB, an interpreter for JavaScript with
-/// its program, takes about 6 s of it.
-const MAX_CPU: Duration = Duration::from_secs(60);
+/// What a compilation may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Most processor time, in whole seconds, at least 1.
+    pub time: Duration,
+    /// Most memory, in bytes: what the child's resident set may be.
+    pub memory_bytes: u64,
+}
 
-/// Most wall-clock time. A compilation has the lowest priority, so this is far more.
-const MAX_WALL: Duration = Duration::from_secs(180);
+impl Default for CompileLimits {
+    /// A component of 12 MB, an interpreter for JavaScript with its program, takes about 6 s and
+    /// some hundred MiB.
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(60),
+            memory_bytes: 1 << 30,
+        }
+    }
+}
 
-/// Most memory of a compilation, in bytes: what the child's resident set may be.
-const MAX_RESIDENT_BYTES: u64 = 1 << 30;
+/// Most wall-clock time for each unit of processor time: a compilation has the lowest priority.
+const WALL_FACTOR: u32 = 4;
 
-/// Most address space, should the resident set grow between two looks.
-const MAX_ADDRESS_SPACE: u64 = 8 << 30;
+/// Most address space for each byte of memory, should the resident set grow between two looks.
+const ADDRESS_SPACE_FACTOR: u64 = 8;
 
 /// Time between two looks at the child's memory.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -79,7 +92,7 @@ enum Verdict {
 ///
 /// # Errors
 /// [`ModuleError`] says what the bytes are not, or which limit they passed.
-pub(super) fn in_child(bytes: &[u8]) -> Result<Artifact, ModuleError> {
+pub(super) fn in_child(bytes: &[u8], limits: CompileLimits) -> Result<Artifact, ModuleError> {
     let failed = |error: io::Error| {
         ModuleError::new(
             "compiler_failed",
@@ -89,6 +102,8 @@ pub(super) fn in_child(bytes: &[u8]) -> Result<Artifact, ModuleError> {
     // The file may have been replaced since; this is the program that runs.
     let mut child = Command::new("/proc/self/exe")
         .arg(SUBCOMMAND)
+        .arg(limits.time.as_secs().to_string())
+        .arg((limits.memory_bytes * ADDRESS_SPACE_FACTOR).to_string())
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -98,7 +113,7 @@ pub(super) fn in_child(bytes: &[u8]) -> Result<Artifact, ModuleError> {
     let (mut to_child, from_child) = (child.stdin.take(), child.stdout.take());
     let (finished, is_finished) = sync_channel::<()>(1);
     let (output, stopped) = thread::scope(|scope| {
-        let watch = scope.spawn(|| watch(&mut child, is_finished));
+        let watch = scope.spawn(|| watch(&mut child, is_finished, limits));
         // A child that ended early tells by its end; that it did not read is no news.
         if let Some(mut stdin) = to_child.take() {
             let _ = stdin.write_all(bytes);
@@ -117,7 +132,7 @@ pub(super) fn in_child(bytes: &[u8]) -> Result<Artifact, ModuleError> {
         return Err(limit);
     }
     if !status.success() {
-        return Err(died(status));
+        return Err(died(status, limits));
     }
     understand(output.map_err(failed)?)
 }
@@ -127,22 +142,22 @@ pub(super) fn in_child(bytes: &[u8]) -> Result<Artifact, ModuleError> {
     clippy::needless_pass_by_value,
     reason = "a receiver cannot be shared between threads"
 )]
-fn watch(child: &mut Child, finished: Receiver<()>) -> Option<ModuleError> {
+fn watch(child: &mut Child, finished: Receiver<()>, limits: CompileLimits) -> Option<ModuleError> {
     let begun = Instant::now();
     let mut stopped = None;
     while let Err(RecvTimeoutError::Timeout) = finished.recv_timeout(LOOK_EVERY) {
         let found = resident_bytes(child.id());
-        if found > MAX_RESIDENT_BYTES {
+        if found > limits.memory_bytes {
             stopped = Some(ModuleError::new(
                 "compile_memory",
                 format!(
                     "compiling the module took more than {} MiB of memory; make it smaller, or \
                      split very large functions",
-                    MAX_RESIDENT_BYTES >> 20
+                    limits.memory_bytes >> 20
                 ),
             ));
-        } else if begun.elapsed() > MAX_WALL {
-            stopped = Some(too_slow());
+        } else if begun.elapsed() > limits.time * WALL_FACTOR {
+            stopped = Some(too_slow(limits));
         }
         if stopped.is_some() {
             let _ = child.kill();
@@ -159,23 +174,23 @@ fn resident_bytes(process: u32) -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
-fn too_slow() -> ModuleError {
+fn too_slow(limits: CompileLimits) -> ModuleError {
     ModuleError::new(
         "compile_time",
         format!(
             "compiling the module took more than {} s of processor time; make it smaller, or \
              split very large functions",
-            MAX_CPU.as_secs()
+            limits.time.as_secs()
         ),
     )
 }
 
-fn died(status: std::process::ExitStatus) -> ModuleError {
+fn died(status: std::process::ExitStatus, limits: CompileLimits) -> ModuleError {
     use std::os::unix::process::ExitStatusExt;
     /// `signal(7)`: the limit of processor time.
     const SIGXCPU: i32 = 24;
     match status.signal() {
-        Some(SIGXCPU) => too_slow(),
+        Some(SIGXCPU) => too_slow(limits),
         _ => ModuleError::new(
             "compiler_crashed",
             format!("the compiler gave up on the module ({status}); it is not taken"),
@@ -210,11 +225,11 @@ fn understand(output: Vec<u8>) -> Result<Artifact, ModuleError> {
     }
 }
 
-/// Is the child: compiles what comes from stdin to stdout.
+/// Is the child: compiles what comes from stdin to stdout, within limits of the operating system.
 ///
 /// # Errors
 /// If stdin cannot be read or stdout not be written.
-pub fn child() -> io::Result<()> {
+pub fn child(cpu_seconds: u64, address_space: u64) -> io::Result<()> {
     let limit = |resource, most| {
         let limit = Rlimit {
             current: Some(most),
@@ -222,8 +237,8 @@ pub fn child() -> io::Result<()> {
         };
         setrlimit(resource, limit)
     };
-    limit(Resource::Cpu, MAX_CPU.as_secs())?;
-    limit(Resource::As, MAX_ADDRESS_SPACE)?;
+    limit(Resource::Cpu, cpu_seconds)?;
+    limit(Resource::As, address_space)?;
     // A crash is expected and of no interest; its memory may hold what a user uploaded.
     limit(Resource::Core, 0)?;
     nice(NICE)?;
