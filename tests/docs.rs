@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Request, Setup};
 
 /// Every route, as the README and the design name them.
-const ROUTES: [(&str, &[&str]); 17] = [
+const ROUTES: [(&str, &[&str]); 22] = [
     ("/", &["get"]),
     ("/rules", &["get", "post", "put"]),
     ("/rules/{id}", &["get", "put", "delete"]),
@@ -19,6 +19,11 @@ const ROUTES: [(&str, &[&str]); 17] = [
     ("/publish", &["post"]),
     ("/revisions", &["get"]),
     ("/revisions/{revision}", &["get"]),
+    ("/revisions/{revision}/rollback", &["post"]),
+    ("/modules", &["get"]),
+    ("/modules/{name}", &["get", "put", "delete"]),
+    ("/modules/{name}/wasm", &["get"]),
+    ("/metrics", &["get"]),
     ("/healthz", &["get"]),
     ("/readyz", &["get"]),
     ("/status", &["get"]),

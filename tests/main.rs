@@ -17,3 +17,4 @@ mod restart;
 mod rules;
 mod shutdown;
 mod support;
+mod writing_a_processor;

@@ -27,7 +27,7 @@ pub struct Args {
     /// Name of the crate, of its folder and of the module
     name: String,
     /// Where the SDK is, if it is on this machine [default: its repository]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, env = "STREAMGATE_SDK", value_name = "FOLDER")]
     sdk: Option<PathBuf>,
 }
 
