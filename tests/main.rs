@@ -6,6 +6,7 @@ mod docs;
 mod framing;
 mod guests_in_process;
 mod http_ingest;
+mod js_guest;
 mod modules;
 mod outputs;
 mod overload;

@@ -26,7 +26,7 @@ pub(crate) use self::{
     capture::Capture,
     events::{compress, generated_logs, lines_of, pseudo_random},
     gate::{Ended, Gate, Setup},
-    guests::guest,
+    guests::{guest, js_guest},
     http::{Answer, Body, Request, request},
     receiver::{HttpReceiver, Reply, TcpReceiver},
 };

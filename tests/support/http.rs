@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -20,6 +21,8 @@ pub(crate) struct Request<'a> {
     pub(crate) path: &'a str,
     pub(crate) headers: Vec<(&'a str, String)>,
     pub(crate) body: Body<'a>,
+    /// How long to wait for each piece of the answer.
+    pub(crate) patience: Duration,
 }
 
 /// How a body is sent.
@@ -50,6 +53,7 @@ impl<'a> Request<'a> {
             path,
             headers: Vec::new(),
             body: Body::None,
+            patience: PATIENCE,
         }
     }
 
@@ -60,6 +64,12 @@ impl<'a> Request<'a> {
 
     pub(crate) fn body(mut self, body: Body<'a>) -> Self {
         self.body = body;
+        self
+    }
+
+    /// Waits longer for the answer than [`PATIENCE`].
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -145,7 +155,7 @@ impl std::fmt::Display for Answer {
 /// The connection broke before the answer was whole.
 pub(crate) fn request(address: SocketAddr, request: &Request<'_>) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(request.patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let reading = stream.try_clone()?;

@@ -67,8 +67,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Largest code that is taken from a compilation, in bytes.
 const MAX_CODE_BYTES: u64 = 512 << 20;
 
-/// The least priority (`nice(2)`).
-const NICE: i32 = 19;
+/// A low priority (`nice(2)`): beside workers that want all there is it gets a tenth of a processor, so
+/// that a busy gate is not slowed and its rules can still be changed.
+const NICE: i32 = 10;
 
 /// Most functions in one module; a compiler's tables grow with them.
 const MAX_NAMES: usize = 1_000;
