@@ -168,7 +168,14 @@ const SINS: [(&str, Reason); 18] = [
 fn only_the_poisonous_event_meets_on_error_whatever_the_sin() {
     for (sin, reason) in SINS {
         let config = json!({"sin": sin, "on": "poison"});
-        let mut runner = runner("misbehave", &config, &json!({"on_error": "mask"}));
+        // So that a slow machine does not make another sin of it.
+        let batch_ms = if reason == Reason::Deadline {
+            50
+        } else {
+            10_000
+        };
+        let more = json!({"on_error": "mask", "limits": {"batch_ms": batch_ms}});
+        let mut runner = runner("misbehave", &config, &more);
         // Around it, in the same batch: events in more than one slice.
         let mut batch = Batch::from_lines("a\nb\ndropped before\nc\nthe poison\r\nd\ne\n");
         batch.retain(|event| !event.body().starts_with(b"dropped"));
@@ -328,7 +335,8 @@ fn a_guest_that_leaks_starts_afresh_before_it_fails() {
 
 #[test]
 fn floods_of_log_lines_and_counters_are_bounded() {
-    let mut logs = runner("misbehave", &json!({"sin": "log_flood"}), &json!({}));
+    let patient = json!({"limits": {"batch_ms": 10_000}});
+    let mut logs = runner("misbehave", &json!({"sin": "log_flood"}), &patient);
     run(&mut logs, "a\n");
     let activity = logs.rule().status().activity;
     assert_eq!(
@@ -338,7 +346,7 @@ fn floods_of_log_lines_and_counters_are_bounded() {
     );
     assert!(activity.log_lines <= 30, "{activity:?}");
 
-    let mut counts = runner("misbehave", &json!({"sin": "count_flood"}), &json!({}));
+    let mut counts = runner("misbehave", &json!({"sin": "count_flood"}), &patient);
     run(&mut counts, "a\n");
     let activity = counts.rule().status().activity;
     assert_eq!(activity.counters.len(), 32, "{activity:?}");

@@ -13,6 +13,7 @@ mod overload;
 mod passthrough;
 mod process;
 mod quick_start;
+mod random_modules;
 mod reload;
 mod restart;
 mod rules;

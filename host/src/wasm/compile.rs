@@ -55,11 +55,12 @@ impl Default for CompileLimits {
     }
 }
 
-/// Most wall-clock time for each unit of processor time: a compilation has the lowest priority.
+/// Most wall-clock time for each unit of processor time: a compilation has a low priority.
 const WALL_FACTOR: u32 = 4;
 
-/// Most address space for each byte of memory, should the resident set grow between two looks.
-const ADDRESS_SPACE_FACTOR: u64 = 8;
+/// Address space beyond the memory, much of which is only reserved. It bounds what the resident set may
+/// become between two looks.
+const SPARE_ADDRESS_SPACE: u64 = 8 << 30;
 
 /// Time between two looks at the child's memory.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -104,7 +105,7 @@ pub(super) fn in_child(bytes: &[u8], limits: CompileLimits) -> Result<Artifact, 
     let mut child = Command::new("/proc/self/exe")
         .arg(SUBCOMMAND)
         .arg(limits.time.as_secs().to_string())
-        .arg((limits.memory_bytes * ADDRESS_SPACE_FACTOR).to_string())
+        .arg((limits.memory_bytes + SPARE_ADDRESS_SPACE).to_string())
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
