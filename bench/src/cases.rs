@@ -4,6 +4,7 @@
 //! say by construction which events must be missing and which texts must be replaced, and
 //! `events.rs` builds the expected bytes from that. A test holds the two against each other.
 
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// What an event looks like on the wire.
@@ -69,6 +70,29 @@ impl Secret {
     }
 }
 
+/// A WASM rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guest {
+    /// The name of its module.
+    pub module: &'static str,
+    /// What the guest is configured with, as JSON.
+    pub config: &'static str,
+}
+
+impl Guest {
+    /// Returns the rule as the control API wants it.
+    ///
+    /// # Errors
+    /// If the config is no JSON.
+    pub(crate) fn rule(&self) -> Result<Value> {
+        let config: Value = serde_json::from_str(self.config)
+            .with_context(|| format!("the config of `{}` is no JSON", self.module))?;
+        Ok(json!({
+            "id": "guest", "type": "wasm", "params": {"module": self.module, "config": config},
+        }))
+    }
+}
+
 /// One case: what the gate is told, and what must then be true of its output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
@@ -82,16 +106,19 @@ pub(crate) struct Case {
     pub drops_debug: bool,
     /// The private data that must be replaced; other kinds must arrive as they were sent.
     pub masked: &'static [Secret],
+    /// The WASM rule that does so; without one, builtin rules do.
+    pub guest: Option<Guest>,
 }
 
 /// Every case, in the order in which a report shows them.
-pub(crate) const CASES: [Case; 5] = [
+pub(crate) const CASES: [Case; 7] = [
     Case {
         name: "pass",
         about: "no rule",
         format: Format::Text,
         drops_debug: false,
         masked: &[],
+        guest: None,
     },
     Case {
         name: "drop",
@@ -99,6 +126,7 @@ pub(crate) const CASES: [Case; 5] = [
         format: Format::Text,
         drops_debug: true,
         masked: &[],
+        guest: None,
     },
     Case {
         name: "drop_ssn",
@@ -106,6 +134,7 @@ pub(crate) const CASES: [Case; 5] = [
         format: Format::Text,
         drops_debug: true,
         masked: &[Secret::Ssn],
+        guest: None,
     },
     Case {
         name: "drop_five",
@@ -113,6 +142,7 @@ pub(crate) const CASES: [Case; 5] = [
         format: Format::Text,
         drops_debug: true,
         masked: &Secret::ALL,
+        guest: None,
     },
     Case {
         name: "json_ssn",
@@ -120,6 +150,29 @@ pub(crate) const CASES: [Case; 5] = [
         format: Format::Json,
         drops_debug: true,
         masked: &[Secret::Ssn],
+        guest: None,
+    },
+    Case {
+        name: "wasm_keep",
+        about: "WASM: keep everything",
+        format: Format::Text,
+        drops_debug: false,
+        masked: &[],
+        guest: Some(Guest {
+            module: "keep-all",
+            config: "{}",
+        }),
+    },
+    Case {
+        name: "wasm_drop",
+        about: "WASM: drop DEBUG",
+        format: Format::Text,
+        drops_debug: true,
+        masked: &[],
+        guest: Some(Guest {
+            module: "drop-keyword",
+            config: r#"{"keyword": "DEBUG"}"#,
+        }),
     },
 ];
 
@@ -130,10 +183,13 @@ impl Case {
         CASES.into_iter().find(|case| case.name == name)
     }
 
-    /// Returns the rules of this case as the manifest wants them.
+    /// Returns the builtin rules of this case as the manifest wants them.
     #[must_use]
     pub(crate) fn rules(&self) -> Vec<Value> {
         let mut rules = Vec::new();
+        if self.guest.is_some() {
+            return rules;
+        }
         if self.drops_debug {
             rules.push(match self.format {
                 Format::Text => json!({
@@ -155,7 +211,8 @@ impl Case {
         rules
     }
 
-    /// Returns the manifest of this case, with one TCP output to `receiver`.
+    /// Returns the manifest of this case, with one TCP output to `receiver`. A WASM rule is not in
+    /// it: its module has to be uploaded first.
     #[must_use]
     pub(crate) fn manifest(&self, receiver: std::net::SocketAddr) -> Value {
         json!({

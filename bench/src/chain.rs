@@ -2,7 +2,7 @@
 //!
 //! What is timed is `Processor::process` of each rule in turn over batches of 256 KiB; filling the
 //! batch is not. The first pass over every block compares what is left with what must be left, and a
-//! wrong answer has no result. The case without rules has nothing to measure and is left out.
+//! wrong answer has no result. Cases without builtin rules have nothing to measure and are left out.
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! The programs that are compared, and how each is started for a case.
 
 use std::env;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -13,12 +13,12 @@ use serde::Deserialize;
 use tempfile::NamedTempFile;
 
 use crate::cases::Case;
+use crate::control::Control;
+use crate::modules::Modules;
 use crate::subject::Subject;
 
 /// How long the books may take to show what has already arrived.
 const BOOKS_DEADLINE: Duration = Duration::from_secs(10);
-/// How long one request to the control port may take.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A program to be measured.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub(crate) enum Contender {
         program: PathBuf,
         /// Arguments in front of ours.
         arguments: Vec<String>,
+        /// The modules it is given for cases with a WASM rule; none if it cannot run such rules.
+        modules: Option<Modules>,
     },
 }
 
@@ -47,6 +49,7 @@ impl Contender {
             name: "plain".to_owned(),
             program: own_program()?,
             arguments: vec!["plain".to_owned()],
+            modules: None,
         })
     }
 
@@ -65,10 +68,19 @@ impl Contender {
         matches!(self, Self::Gate { .. })
     }
 
-    /// Starts the program with an output to `receiver`.
+    /// Whether it can be measured in `case`; there is no use in it if it cannot run the case's module.
+    #[must_use]
+    pub(crate) const fn takes_part_in(&self, case: &Case) -> bool {
+        match self {
+            Self::Relay => true,
+            Self::Gate { modules, .. } => case.guest.is_none() || modules.is_some(),
+        }
+    }
+
+    /// Starts the program with an output to `receiver`. The rules of `case` are live when it returns.
     ///
     /// # Errors
-    /// If it cannot be started or does not listen in time.
+    /// If it cannot be started, does not listen in time, or refuses the rules.
     pub(crate) fn start(&self, case: &Case, receiver: SocketAddr) -> Result<Running> {
         match self {
             Self::Relay => {
@@ -86,6 +98,7 @@ impl Contender {
                 name,
                 program,
                 arguments,
+                modules,
             } => {
                 let mut manifest = NamedTempFile::new().context("cannot make a manifest file")?;
                 serde_json::to_writer(&mut manifest, &case.manifest(receiver))
@@ -99,9 +112,17 @@ impl Contender {
                     .arg("--manifest")
                     .arg(manifest.path());
                 let subject = Subject::start(name, command, &["tcp", "control"])?;
+                let control = Control(subject.address("control")?);
+                if let Some(guest) = &case.guest {
+                    let modules = modules.as_ref();
+                    let modules = modules.with_context(|| format!("`{name}` has no modules"))?;
+                    control.put_module(guest.module, &modules.read(guest.module)?)?;
+                    control.put_rules(&[guest.rule()?])?;
+                    control.publish()?;
+                }
                 Ok(Running {
                     ingest: subject.address("tcp")?,
-                    control: Some(subject.address("control")?),
+                    control: Some(control),
                     subject,
                     _manifest: Some(manifest),
                 })
@@ -120,7 +141,8 @@ pub(crate) struct Running {
     pub subject: Subject,
     /// Where it takes events.
     pub ingest: SocketAddr,
-    control: Option<SocketAddr>,
+    /// Its control API, if it has one.
+    pub control: Option<Control>,
     _manifest: Option<NamedTempFile>,
 }
 
@@ -165,7 +187,7 @@ impl Running {
 }
 
 /// Reads `GET /stats`; `None` if there is no such page.
-fn read_books(control: SocketAddr) -> Result<Option<(Books, u64)>> {
+fn read_books(control: Control) -> Result<Option<(Books, u64)>> {
     #[derive(Deserialize)]
     struct Stats {
         pipelines: Vec<Pipeline>,
@@ -182,7 +204,7 @@ fn read_books(control: SocketAddr) -> Result<Option<(Books, u64)>> {
     struct Output {
         sent: u64,
     }
-    let Some(body) = get(control, "/stats")? else {
+    let Some(body) = control.get("/stats")? else {
         return Ok(None);
     };
     let stats: Stats = serde_json::from_str(&body)
@@ -200,26 +222,4 @@ fn read_books(control: SocketAddr) -> Result<Option<(Books, u64)>> {
         sent: output.sent,
     };
     Ok(Some((books, pipeline.in_flight)))
-}
-
-/// Gets a JSON page; `None` for 404.
-fn get(from: SocketAddr, path: &str) -> Result<Option<String>> {
-    let asked = || format!("cannot get http://{from}{path}");
-    let mut stream = TcpStream::connect_timeout(&from, REQUEST_DEADLINE).with_context(asked)?;
-    stream
-        .set_read_timeout(Some(REQUEST_DEADLINE))
-        .with_context(asked)?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {from}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).with_context(asked)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(asked)?;
-    let status = answer.split(' ').nth(1).unwrap_or_default();
-    match status {
-        "200" => {
-            let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
-            Ok(Some(body.with_context(asked)?.to_owned()))
-        }
-        "404" => Ok(None),
-        _ => bail!("http://{from}{path} answers {status:?}"),
-    }
 }

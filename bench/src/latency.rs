@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Which case
     #[arg(long, default_value = "drop_ssn")]
     case: String,
+    /// A folder with the modules, `<name>.wasm` each; by default `tests/build-guests` makes them
+    #[arg(long)]
+    modules: Option<PathBuf>,
     /// How many connections send
     #[arg(long, default_value_t = 4)]
     connections: usize,
@@ -98,14 +101,17 @@ struct Summary {
 /// If a process fails or an answer is wrong: then there is no report.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.write_every_us > 0, "`--write-every-us` must not be 0");
-    let case = find_cases(std::slice::from_ref(&args.case))?;
-    let case = case.first().context("there is no case")?;
+    let cases = find_cases(std::slice::from_ref(&args.case))?;
+    let case = cases.first().context("there is no case")?;
     let mut contenders = vec![Contender::Relay];
     contenders.extend(find_contenders(
         args.gate.as_ref(),
         &args.gate_arg,
         args.plain,
+        &cases,
+        args.modules.as_deref(),
     )?);
+    contenders.retain(|contender| contender.takes_part_in(case));
     let origin = Origin::read();
     let warm_up = 1;
     let mut out = stdout().lock();

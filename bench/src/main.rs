@@ -2,27 +2,37 @@
 //!
 //! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
 //! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
-//! `measure` is one run. `throughput`, `latency` and `chain` are the commands; `reference` has the programs that
-//! the gate is compared with. `README.md` says how to run it and how to read it.
+//! `measure` is one run. `throughput`, `latency`, `chain`, `guests` and `module_latency` are the commands;
+//! `reference` has the programs that the gate is compared with. `README.md` says how to run it and how
+//! to read it.
 
 use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 
 mod cases;
 mod chain;
 mod contender;
+mod control;
 mod events;
 mod generator;
+mod guests;
 mod latency;
 mod measure;
+mod module_latency;
+mod modules;
 mod receiver;
 mod reference;
 mod report;
 mod subject;
 mod throughput;
+
+// The gate's own: what `guests` runs in this process is to be served as it is in the gate.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measures StreamGate as a whole process, from outside, with every event checked.
 #[derive(Parser)]
@@ -40,6 +50,10 @@ enum Benchmark {
     Latency(latency::Args),
     /// Time of an event in the rules alone, without sockets, queues or threads
     Chain(chain::Args),
+    /// Time of an event in a WASM rule alone, beside the same processor as native code
+    Guests(guests::Args),
+    /// Time from the upload of a module to the arrival of the first event that it processed
+    ModuleLatency(module_latency::Args),
     /// The bare relay, as a process of its own
     #[command(hide = true)]
     Relay(reference::relay::Args),
@@ -64,6 +78,8 @@ fn run(command: &Benchmark) -> Result<()> {
         Benchmark::Throughput(args) => throughput::run(args),
         Benchmark::Latency(args) => latency::run(args),
         Benchmark::Chain(args) => chain::run(args),
+        Benchmark::Guests(args) => guests::run(args),
+        Benchmark::ModuleLatency(args) => module_latency::run(args),
         Benchmark::Relay(args) => reference::relay::run(args),
         Benchmark::Plain(args) => reference::plain::run(args),
     }

@@ -4,7 +4,7 @@
 //! machine drift, their ratio within a minute hardly does.
 
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::cases::{CASES, Case};
 use crate::contender::Contender;
 use crate::events::Load;
 use crate::measure::{self, Cost};
+use crate::modules::Modules;
 use crate::report::{Origin, median, save};
 
 /// A block is about this long, as long as a read.
@@ -34,9 +35,12 @@ pub(crate) struct Args {
     /// Also measures the plain reference: a thread a connection, a regex a rule and event
     #[arg(long)]
     plain: bool,
-    /// Which cases, or `all`
+    /// Which cases: names, `all` with builtin rules, `wasm` for those with a WASM rule
     #[arg(long = "case", value_delimiter = ',', default_value = "all")]
     cases: Vec<String>,
+    /// A folder with the modules, `<name>.wasm` each; by default `tests/build-guests` makes them
+    #[arg(long)]
+    modules: Option<PathBuf>,
     /// How many connections send at the same time
     #[arg(long, default_value_t = 4)]
     connections: usize,
@@ -90,6 +94,8 @@ struct Summary {
     ratio_to_relay: f64,
     events_per_second: f64,
     megabytes_per_second: f64,
+    /// CPU of an event beyond that of the case `pass` in the same round, if that was measured.
+    cpu_ns_over_pass: Option<f64>,
     peak_resident_bytes: u64,
     books_checked: bool,
 }
@@ -100,7 +106,9 @@ struct Summary {
 /// If a case is unknown, a process fails, or an answer is wrong: then there is no report.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let cases = find_cases(&args.cases)?;
-    let contenders = find_contenders(args.gate.as_ref(), &args.gate_arg, args.plain)?;
+    let gate = args.gate.as_ref();
+    let modules = args.modules.as_deref();
+    let contenders = find_contenders(gate, &args.gate_arg, args.plain, &cases, modules)?;
     let origin = Origin::read();
     let load = calibrated(args, &cases)?;
     let mut out = stdout().lock();
@@ -112,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
         for case in &cases {
-            for contender in &contenders {
+            for contender in contenders.iter().filter(|one| one.takes_part_in(case)) {
                 let relay =
                     measure::cost(&Contender::Relay, case, load, args.window_blocks.into())?;
                 let base = relay.cpu_ns_per_event();
@@ -153,26 +161,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn find_cases(names: &[String]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for name in names {
-        if name == "all" {
-            cases.extend(CASES);
+        if name == "all" || name == "wasm" {
+            let of_kind = |case: &Case| case.guest.is_some() == (name == "wasm");
+            cases.extend(CASES.into_iter().filter(of_kind));
         } else if let Some(case) = Case::by_name(name) {
             cases.push(case);
         } else {
             let known = CASES.map(|case| case.name).join("`, `");
-            bail!("found no case `{name}`, expected `all`, `{known}`");
+            bail!("found no case `{name}`, expected `all`, `wasm`, `{known}`");
         }
     }
     Ok(cases)
 }
 
-/// Names the programs that are compared with the relay.
+/// Names the programs that are compared with the relay. The gate is given `modules`, or those of the
+/// repository, if there is a case with a WASM rule.
 ///
 /// # Errors
-/// If the gate's program is not there.
+/// If the gate's program is not there, or there are no modules.
 pub(crate) fn find_contenders(
     gate: Option<&PathBuf>,
     arguments: &[String],
     plain: bool,
+    cases: &[Case],
+    modules: Option<&Path>,
 ) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     if plain {
@@ -186,6 +198,10 @@ pub(crate) fn find_contenders(
             name: "gate".to_owned(),
             program,
             arguments: arguments.to_vec(),
+            modules: match cases.iter().any(|case| case.guest.is_some()) {
+                true => Some(Modules::find(modules)?),
+                false => None,
+            },
         });
     }
     Ok(contenders)
@@ -245,6 +261,7 @@ fn summarise(runs: &[Run]) -> Vec<Summary> {
             ratio_to_relay: median(same().map(|run| run.ratio_to_relay)),
             events_per_second: median(same().map(|run| run.cost.events_per_second())),
             megabytes_per_second: median(same().map(|run| run.cost.megabytes_per_second())),
+            cpu_ns_over_pass: over_pass(runs, contender, case),
             peak_resident_bytes: same()
                 .map(|run| run.cost.peak_resident_bytes)
                 .max()
@@ -255,20 +272,37 @@ fn summarise(runs: &[Run]) -> Vec<Summary> {
     summary.collect()
 }
 
+/// Returns the median over the rounds of what `case` takes beyond `pass`.
+fn over_pass(runs: &[Run], contender: &str, case: &str) -> Option<f64> {
+    let of = |case: &str, round: usize| {
+        let mut runs = runs.iter();
+        runs.find(|run| run.contender == contender && run.case == case && run.round == round)
+            .map(|run| run.cpu_ns_per_event)
+    };
+    if case == "pass" || contender == Contender::Relay.name() {
+        return None;
+    }
+    let last = runs.iter().map(|run| run.round).max()?;
+    let differences = (1..=last).map(|round| Some(of(case, round)? - of("pass", round)?));
+    differences.collect::<Option<Vec<_>>>().map(median)
+}
+
 fn print(out: &mut impl Write, summary: &[Summary]) -> Result<()> {
     writeln!(
         out,
-        "{:<10} {:<10} {:>12} {:>9} {:>13} {:>8} {:>9}  books  what",
-        "case", "process", "CPU ns/event", "to relay", "events/s", "MB/s", "peak MiB"
+        "{:<10} {:<10} {:>12} {:>9} {:>9} {:>13} {:>8} {:>9}  books  what",
+        "case", "process", "CPU ns/event", "to relay", "over pass", "events/s", "MB/s", "peak MiB"
     )?;
     for row in summary {
         writeln!(
             out,
-            "{:<10} {:<10} {:>12.1} {:>9.2} {:>13.0} {:>8.0} {:>9.1}  {:<5}  {}",
+            "{:<10} {:<10} {:>12.1} {:>9.2} {:>9} {:>13.0} {:>8.0} {:>9.1}  {:<5}  {}",
             row.case,
             row.contender,
             row.cpu_ns_per_event,
             row.ratio_to_relay,
+            row.cpu_ns_over_pass
+                .map_or_else(|| "-".to_owned(), |over| format!("{over:.1}")),
             row.events_per_second,
             row.megabytes_per_second,
             mebibytes(row.peak_resident_bytes),

@@ -122,7 +122,7 @@ fn unknown_case_is_named() {
     let output = bench(&["throughput", "--case", "drop_all"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
-        error.contains("found no case `drop_all`, expected `all`, `pass`"),
+        error.contains("found no case `drop_all`, expected `all`, `wasm`, `pass`"),
         "{error}"
     );
 }
