@@ -153,6 +153,8 @@ pub(crate) struct Books {
     pub received: u64,
     /// Events that a filter dropped.
     pub filtered: u64,
+    /// Events that a WASM rule dropped.
+    pub rule_dropped: u64,
     /// Events that came out of the chain.
     pub delivered_to_chain_end: u64,
     /// Events that the output has sent.
@@ -197,6 +199,9 @@ fn read_books(control: Control) -> Result<Option<(Books, u64)>> {
         received: u64,
         in_flight: u64,
         filtered: u64,
+        // The plain reference has no such rules, and no such account.
+        #[serde(default)]
+        rule_dropped: u64,
         delivered_to_chain_end: u64,
         outputs: Vec<Output>,
     }
@@ -218,6 +223,7 @@ fn read_books(control: Control) -> Result<Option<(Books, u64)>> {
     let books = Books {
         received: pipeline.received,
         filtered: pipeline.filtered,
+        rule_dropped: pipeline.rule_dropped,
         delivered_to_chain_end: pipeline.delivered_to_chain_end,
         sent: output.sent,
     };
