@@ -68,8 +68,11 @@ struct Work {
     config: &'static str,
     native: fn(&str) -> Result<Box<dyn Processor>, String>,
     /// The builtin that does the same, for comparison.
-    builtin: Option<(&'static str, fn() -> Value)>,
+    builtin: Option<Rival>,
 }
+
+/// The type of a builtin rule, and its parameters.
+type Rival = (&'static str, fn() -> Value);
 
 /// What is measured.
 const WORKS: [Work; 4] = [
