@@ -289,6 +289,20 @@ impl Batch {
         self.edit(Rest::Keep, every_event, decide)
     }
 
+    /// Drops the events whose body contains `text`; returns how many. An empty text is in every body.
+    ///
+    /// Looks for the text in all events at once, which is several times as fast as asking each event.
+    pub fn drop_containing(&mut self, text: &str) -> u64 {
+        let finder = memchr::memmem::Finder::new(text);
+        let find = |slice: &[u8], at: usize| Some(at + finder.find(&slice[at..])?);
+        // What was found may reach into a terminator.
+        let decide = |event: Event<'_>, _: &mut Rewrite<'_>| match finder.find(event.body()) {
+            Some(_) => Verdict::Drop,
+            None => Verdict::Keep,
+        };
+        self.edit(Rest::Keep, find, decide).dropped
+    }
+
     /// Edits the events that `find` points at.
     ///
     /// `find(slice, at)` gets a slice of whole events and an offset at which one begins (or which is
@@ -536,6 +550,32 @@ mod tests {
         assert_eq!(batch.retain(|event| event.body() != b"X"), 1);
         assert_eq!(batch.slices().collect::<Vec<_>>(), [b"a\nb\n", b"c\nd\n"]);
         assert_eq!(batch.events(), 4);
+    }
+
+    #[test]
+    fn texts_are_found_in_bodies_and_nowhere_else() {
+        for (text, lines, left) in [
+            (
+                "DEBUG",
+                "a DEBUG\nb\nDEBUG DEBUG\r\nDEB\nUG\n",
+                "b\nDEB\nUG\n",
+            ),
+            ("", "a\n\nb\n", ""),
+            ("\r", "a\r\nb\rc\nd\n", "a\r\nd\n"),
+            ("a\nb", "a\nb\n", "a\nb\n"),
+            ("\n", "a\n", "a\n"),
+            ("x", "", ""),
+        ] {
+            let mut batch = Batch::from_lines(lines);
+            let before = batch.events() as u64;
+            let dropped = batch.drop_containing(text);
+            assert_eq!(
+                String::from_utf8_lossy(&batch.slices().flatten().copied().collect::<Vec<_>>()),
+                left,
+                "{text:?}"
+            );
+            assert_eq!(before, dropped + batch.events() as u64);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct DropKeyword {
 
 impl Processor for DropKeyword {
     fn process(&mut self, batch: &mut Batch) -> Tally {
-        Tally::dropped(batch.retain(|event| !event.contains(&self.keyword)))
+        Tally::dropped(batch.drop_containing(&self.keyword))
     }
 }
 
