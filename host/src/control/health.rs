@@ -151,7 +151,8 @@ pub(super) async fn stats(State(state): State<ControlState>) -> Json<Stats> {
     get, path = "/metrics", tag = "gate",
     responses((
         status = 200, description = "Every metric, as OpenMetrics text",
-        body = String, content_type = "application/openmetrics-text"
+        body = String, content_type = "application/openmetrics-text",
+        example = "# HELP streamgate_revision Revision that is live.\n# TYPE streamgate_revision gauge\nstreamgate_revision 1\n# EOF\n"
     ))
 )]
 pub(super) async fn show_metrics(State(state): State<ControlState>) -> impl IntoResponse {

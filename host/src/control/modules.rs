@@ -65,7 +65,18 @@ pub(super) struct ModuleDeleted {
 /// Lists the modules.
 #[utoipa::path(
     get, path = "/modules", tag = "modules", operation_id = "list_modules",
-    responses((status = 200, description = "The modules, by name", body = [ModuleEntry]))
+    responses((
+        status = 200, description = "The modules, by name", body = [ModuleEntry],
+        example = json!([{
+            "name": "my-rule",
+            "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "size_bytes": 150906,
+            "uploaded": 1767225600.0,
+            "kind": "core",
+            "imports": ["streamgate:processor/host@1.0.0#log"],
+            "exports": ["configure", "process"]
+        }])
+    ))
 )]
 pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<ModuleEntry>> {
     Json(state.shared.store.modules())
@@ -81,7 +92,18 @@ pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<ModuleEn
     params(("name" = String, Path, description = "Name of the module", example = "my-rule")),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "At most 32 MiB"),
     responses(
-        (status = 200, description = "The module can be named by rules", body = ModuleSaved),
+        (
+            status = 200, description = "The module can be named by rules", body = ModuleSaved,
+            example = json!({"status": "added", "rules": [], "module": {
+            "name": "my-rule",
+            "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "size_bytes": 150906,
+            "uploaded": 1767225600.0,
+            "kind": "core",
+            "imports": ["streamgate:processor/host@1.0.0#log"],
+            "exports": ["configure", "process"]
+            }})
+        ),
         BodyProblems,
         TooBusy,
         StoreFailed,
@@ -137,7 +159,23 @@ pub(super) async fn put(
 #[utoipa::path(
     get, path = "/modules/{name}", tag = "modules", operation_id = "show_module",
     params(("name" = String, Path, description = "Name of the module", example = "my-rule")),
-    responses((status = 200, description = "The module", body = ModuleUse), NotFound)
+    responses(
+        (
+            status = 200, description = "The module", body = ModuleUse,
+            example = json!({
+            "name": "my-rule",
+            "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "size_bytes": 150906,
+            "uploaded": 1767225600.0,
+            "kind": "core",
+            "imports": ["streamgate:processor/host@1.0.0#log"],
+            "exports": ["configure", "process"],
+                "draft_rules": ["mine"],
+                "live_rules": []
+            })
+        ),
+        NotFound,
+    )
 )]
 pub(super) async fn show(
     State(state): State<ControlState>,

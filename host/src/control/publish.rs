@@ -235,7 +235,21 @@ pub(super) async fn show_revision(
     post, path = "/revisions/{revision}/rollback", tag = "publish",
     params(("revision" = u64, Path, description = "Number of the revision", example = 1)),
     responses(
-        (status = 200, description = "The revision is live again", body = Published),
+        (status = 200, description = "The revision is live again", body = Published, example = json!({
+            "status": "rolled_back",
+            "revision": 3,
+            "manifest": {
+                "version": "1.0",
+                "revision": 3,
+                "timestamp": 1767225600.0,
+                "rolled_back_to": 1,
+                "pipelines": [{
+                    "name": "default_pipeline", "processors": [], "outputs": [], "batch_size": 100
+                }]
+            },
+            "subscribers_notified": 1,
+            "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}]
+        })),
         BodyProblems,
         NotFound,
         NotBuildable,
