@@ -51,7 +51,8 @@ impl<'a> Shell<'a> {
             .env("PATH", format!("{}:{path}", self.folder.path().display()))
             .env("STREAMGATE_SDK", root.join("guest-sdk"))
             .env("STREAMGATE_CONTROL_URL", format!("http://{control}"))
-            // What the repository has is all that is needed.
+            // The guide says where things are, and what the repository has is all that is needed.
+            .env_remove("CARGO_TARGET_DIR")
             .env("CARGO_NET_OFFLINE", "true")
             .output()
             .expect("bash is installed");
