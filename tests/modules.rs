@@ -79,7 +79,9 @@ fn variant(number: u32) -> Vec<u8> {
 fn try_upload(gate: &Gate, name: &str, bytes: &[u8]) -> Answer {
     let path = format!("/modules/{name}");
     let request = Request::new("PUT", &path).header("Content-Type", "application/wasm");
-    gate.ask(&request.body(Body::Whole(bytes)))
+    // On a busy machine the compiler, which has a low priority, takes its time.
+    let patience = std::time::Duration::from_secs(180);
+    gate.ask(&request.body(Body::Whole(bytes)).patience(patience))
 }
 
 #[track_caller]
