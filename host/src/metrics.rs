@@ -14,7 +14,7 @@ use prometheus_client::{
 
 use crate::{books::Stats, gate::Status};
 
-/// The content type of what [`write`] returns: OpenMetrics 1.0, which Prometheus reads.
+/// The content type of what [`write()`] returns: OpenMetrics 1.0, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All series of one name.
