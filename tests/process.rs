@@ -26,7 +26,8 @@ fn wrong_flags_are_bad_usage() {
         ("max-event", "1GiB", "`max_event`: "),
         ("memory-budget", "little", "`memory_budget`: "),
         ("grace-period", "10", "`grace_period`: "),
-        ("store", "redis://localhost", "store is not available"),
+        ("store", "redis://localhost/db", "the URL of the Redis is not valid"),
+        ("trusted-keys", "keys.pem", "signatures are for a store in Redis"),
     ] {
         let ended = Setup::new().flag(flag, value).run_to_end();
         ended.expect_error(2, part);
@@ -63,7 +64,8 @@ fn environment_is_read_and_checked() {
     let wrong = Setup::new().without("tcp").env("TCP_PORT", "many");
     wrong.run_to_end().expect_error(2, "`tcp`: ");
     let redis = Setup::new().env("REDIS_HOST", "redis");
-    redis.run_to_end().expect_error(2, "`REDIS_HOST` is set");
+    let redis = redis.env("REDIS_PORT", "many");
+    redis.run_to_end().expect_error(2, "`store`: ");
 }
 
 #[test]

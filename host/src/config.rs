@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    config_store::StoreLocation,
+    config_store::{StoreLocation, redis::TlsFiles},
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
     wasm::CompileLimits,
@@ -38,10 +38,29 @@ pub struct Settings {
     /// Where the control API listens [default: 127.0.0.1:8000]
     #[arg(long, env = "STREAMGATE_CONTROL", value_name = "HOST:PORT")]
     pub control: Option<String>,
-    /// Where rules, outputs and revisions are kept: a directory, or `memory:`
-    /// [default: ./streamgate-data]
-    #[arg(long, env = "STREAMGATE_STORE", value_name = "DIR")]
+    /// Where rules, outputs and revisions are kept: a directory, `memory:`, or a Redis that gates
+    /// share, `redis://[user:password@]host[:port][/db]` [default: ./streamgate-data]
+    #[arg(long, env = "STREAMGATE_STORE", value_name = "DIR|URL")]
     pub store: Option<String>,
+    /// With a Redis: where the last good config is kept, to start from when Redis is away; `off` keeps
+    /// none [default: ./streamgate-cache]
+    #[arg(long, env = "STREAMGATE_CACHE", value_name = "DIR")]
+    pub cache: Option<String>,
+    /// With `rediss://`: the certificate (PEM) of the CA [default: the system's]
+    #[arg(long, env = "STREAMGATE_STORE_CA", value_name = "FILE")]
+    pub store_ca: Option<PathBuf>,
+    /// With `rediss://`: the certificate (PEM) that this gate shows
+    #[arg(long, env = "STREAMGATE_STORE_CERT", value_name = "FILE")]
+    pub store_cert: Option<PathBuf>,
+    /// With `rediss://`: the key (PEM) of that certificate
+    #[arg(long, env = "STREAMGATE_STORE_KEY", value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
+    /// With a Redis: take only config that these public keys (PEM, Ed25519) signed
+    #[arg(long, env = "STREAMGATE_TRUSTED_KEYS", value_name = "FILE")]
+    pub trusted_keys: Option<PathBuf>,
+    /// With a Redis: sign what is published here with this private key (PEM, Ed25519)
+    #[arg(long, env = "STREAMGATE_SIGNING_KEY", value_name = "FILE")]
+    pub signing_key: Option<PathBuf>,
     /// A manifest (JSON) to begin with if the store has none
     #[arg(long, env = "STREAMGATE_MANIFEST", value_name = "FILE")]
     pub manifest: Option<PathBuf>,
@@ -94,6 +113,8 @@ pub struct Config {
     pub control: Listen,
     /// Where rules, outputs and revisions are kept.
     pub store: StoreLocation,
+    /// What a store in Redis is opened with.
+    pub redis: RedisFiles,
     /// A manifest to begin with if the store has none.
     pub manifest: Option<PathBuf>,
     /// The memory that events may take, in bytes.
@@ -108,6 +129,19 @@ pub struct Config {
     pub grace_period: Duration,
     /// The name of this gate.
     pub node: String,
+}
+
+/// The files of a store in Redis.
+#[derive(Debug, Clone, Default)]
+pub struct RedisFiles {
+    /// Where the last good config is kept.
+    pub cache: Option<PathBuf>,
+    /// Certificates for `rediss://`.
+    pub tls: TlsFiles,
+    /// The public keys that config must be signed by.
+    pub trusted_keys: Option<PathBuf>,
+    /// The private key that signs.
+    pub signing_key: Option<PathBuf>,
 }
 
 /// Where to listen.
@@ -149,23 +183,19 @@ pub enum ConfigError {
         /// What was found and what was expected.
         message: String,
     },
-    /// The seed's variable for its Redis is set.
-    #[error(
-        "`REDIS_HOST` is set, and this version keeps its config in a directory only; \
-         unset it and use `--store DIR`"
-    )]
-    NoRedis,
 }
 
-/// The seed's variables, which work too: `TCP_PORT`, `UDP_PORT` and `REDIS_HOST`.
+/// The seed's variables, which work too: `TCP_PORT`, `UDP_PORT`, `REDIS_HOST` and `REDIS_PORT`.
 #[derive(Debug, Default)]
 pub struct SeedEnvironment {
     /// `TCP_PORT`
     pub tcp_port: Option<String>,
     /// `UDP_PORT`
     pub udp_port: Option<String>,
-    /// `REDIS_HOST`
+    /// `REDIS_HOST`: selects a store in Redis.
     pub redis_host: Option<String>,
+    /// `REDIS_PORT`
+    pub redis_port: Option<String>,
 }
 
 impl SeedEnvironment {
@@ -176,6 +206,7 @@ impl SeedEnvironment {
             tcp_port: variable("TCP_PORT"),
             udp_port: variable("UDP_PORT"),
             redis_host: variable("REDIS_HOST"),
+            redis_port: variable("REDIS_PORT"),
         }
     }
 }
@@ -191,17 +222,23 @@ impl Config {
             Some(path) => read_file(path)?,
         };
         let port = |port: Option<String>| port.map(|port| format!("0.0.0.0:{port}"));
-        let given_store = given.store.or(match seed.redis_host {
-            Some(_) => return Err(ConfigError::NoRedis),
-            None => None,
+        let seed_store = seed.redis_host.map(|host| {
+            let port = seed.redis_port.as_deref().unwrap_or("6379");
+            // An IPv6 address needs brackets in a URL.
+            match host.contains(':') && !host.starts_with('[') {
+                true => format!("redis://[{host}]:{port}"),
+                false => format!("redis://{host}:{port}"),
+            }
         });
-        let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
-        let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
-        let store = given_store.or(file.store);
+        let given_store = given.store.clone().or(seed_store);
+        let store = given_store.or_else(|| file.store.clone());
         let store = store.as_deref().unwrap_or("./streamgate-data");
         let store = store
             .parse()
             .map_err(|error| invalid("store", format!("{error}")))?;
+        let redis = redis_files(&given, &file, &store)?;
+        let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
+        let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
 
         let config = Self {
@@ -210,6 +247,7 @@ impl Config {
             http: listen("http", given.http.or(file.http))?.unwrap_or(Listen::Everywhere(8080)),
             control: listen("control", given.control.or(file.control))?
                 .unwrap_or(Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))),
+            redis,
             store,
             manifest: given.manifest.or(file.manifest),
             memory_budget_bytes: size(
@@ -277,6 +315,58 @@ impl Config {
         };
         Ok(config)
     }
+}
+
+fn redis_files(
+    given: &Settings,
+    file: &Settings,
+    store: &StoreLocation,
+) -> Result<RedisFiles, ConfigError> {
+    let either = |pick: fn(&Settings) -> &Option<PathBuf>| {
+        pick(given).clone().or_else(|| pick(file).clone())
+    };
+    let certificate = either(|settings| &settings.store_cert);
+    let key = either(|settings| &settings.store_key);
+    let tls = TlsFiles {
+        ca: either(|settings| &settings.store_ca),
+        identity: match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(_), None) => {
+                let message = "it is given without `store_key`; give both".to_owned();
+                return Err(invalid("store_cert", message));
+            }
+            (None, Some(_)) => {
+                let message = "it is given without `store_cert`; give both".to_owned();
+                return Err(invalid("store_key", message));
+            }
+        },
+    };
+    let trusted_keys = either(|settings| &settings.trusted_keys);
+    let signing_key = either(|settings| &settings.signing_key);
+    if !matches!(store, StoreLocation::Redis(_)) {
+        for (setting, given) in [
+            ("trusted_keys", &trusted_keys),
+            ("signing_key", &signing_key),
+        ] {
+            if given.is_some() {
+                let message = "signatures are for a store in Redis; set `store` to a `redis://` URL, or \
+                               leave this out";
+                return Err(invalid(setting, message.to_owned()));
+            }
+        }
+    }
+    let cache = given.cache.as_deref().or(file.cache.as_deref());
+    Ok(RedisFiles {
+        cache: match cache.unwrap_or("./streamgate-cache") {
+            "" => return Err(invalid("cache", "it is empty; give a directory, or `off`".to_owned())),
+            "off" => None,
+            directory => Some(directory.into()),
+        },
+        tls,
+        trusted_keys,
+        signing_key,
+    })
 }
 
 fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {
@@ -409,7 +499,7 @@ mod tests {
             (["--workers", "0"], "workers"),
             (["--tcp", "8081"], "tcp"),
             (["--grace-period", "10"], "grace_period"),
-            (["--store", "redis://localhost"], "store"),
+            (["--store", "redis://localhost/db"], "store"),
         ] {
             let error = load(&flags).expect_err("out of range").to_string();
             assert!(error.starts_with(&format!("`{setting}`: ")), "{error}");

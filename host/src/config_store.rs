@@ -3,7 +3,8 @@
 //! Promises that an edit is in the store whole or not at all, whatever happens to the process, and
 //! that what it hands out has the shape of a manifest. Whether a manifest can be built is for
 //! `gate` to say, and who may edit when for `control`. Everything here blocks: async callers go
-//! through `spawn_blocking`.
+//! through `spawn_blocking`. A store in Redis may fail at any time: that costs edits and publishes, and
+//! nothing else.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
@@ -17,9 +18,15 @@ use crate::{
 };
 
 pub mod embedded;
+pub(crate) mod last_good;
 pub mod memory;
+pub mod redis;
 
-pub use self::{embedded::Embedded, memory::Memory};
+pub use self::{
+    embedded::Embedded,
+    memory::Memory,
+    redis::{Redis, RedisLocation, RedisSettings},
+};
 
 /// How many revisions are kept; publishing one more forgets the oldest.
 ///
@@ -38,13 +45,15 @@ pub const MAX_MODULES: usize = 256;
 /// Most bytes of all modules together, those included that only older revisions need.
 pub const MAX_MODULES_BYTES: u64 = 1 << 30;
 
-/// Where a config store is, as an operator writes it: `memory:` or a directory.
+/// Where a config store is, as an operator writes it: a directory, `memory:` or a `redis://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreLocation {
     /// Plain files in this directory, which is made if it is missing.
     Directory(PathBuf),
     /// Nowhere: what was published ends with the process.
     Memory,
+    /// In a Redis, which other gates may share.
+    Redis(RedisLocation),
 }
 
 /// A config store that is open.
@@ -54,10 +63,22 @@ pub enum ConfigStore {
     Embedded(Embedded),
     /// The memory of this process.
     Memory(Memory),
+    /// A Redis. Boxed, since it is much larger than the others.
+    Redis(Box<Redis>),
+}
+
+/// A draft as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedDraft {
+    #[serde(flatten)]
+    pipeline: Pipeline,
+    /// The revision that was live when it was saved.
+    #[serde(default)]
+    saved_at_revision: u64,
 }
 
 /// One line of the history.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RevisionSummary {
     /// Number of the revision, counted from 1.
     pub revision: u64,
@@ -93,28 +114,51 @@ pub struct ModuleEntry {
     reason = "the message of each variant says what its fields are"
 )]
 pub enum StoreError {
-    /// The location names a store that is not in this build. The URL itself may hold a password.
+    /// The location is that of a Redis, and cannot be right. The URL itself may hold a password.
+    #[error("{message}")]
+    RedisSettings { message: String },
+    /// The Redis does not do what it is asked.
+    #[error("the config store {server} cannot be used: {outage}")]
+    Redis {
+        server: String,
+        outage: redis::Outage,
+    },
+    /// What a key of Redis holds cannot be used.
+    #[error("`{key}` in Redis cannot be used: {reason}; {remedy}")]
+    Document {
+        key: String,
+        reason: String,
+        remedy: &'static str,
+    },
+    /// Only signed config counts, and this gate cannot sign.
     #[error(
-        "a `{scheme}` store is not available: this build has the embedded and the memory store \
-         only; set `--store` to a directory or to `memory:`"
+        "this gate takes signed config only and has no key to sign with: make changes at a gate that \
+         was started with `--signing-key`"
     )]
-    UnknownStore { scheme: &'static str },
+    CannotSign,
+    /// Somebody else changed the draft in between.
+    #[error("somebody else changed the draft at the same time; read it and try again")]
+    DraftChanged,
     /// The location is an empty string.
-    #[error("the store location is empty; set `--store` to a directory or to `memory:`")]
+    #[error("the store location is empty; set `--store` to a directory, `memory:` or `redis://HOST:PORT`")]
     NoLocation,
     /// Another gate holds the lock of the directory.
     #[error(
-        "the store `{}` is in use by another gate; stop that one or give this one its own \
-         directory with `--store`", path.display()
+        "the directory `{}` is in use by another gate; stop that one or give this one its own \
+         directory with `{setting}`", path.display()
     )]
-    Locked { path: PathBuf },
+    Locked {
+        path: PathBuf,
+        setting: &'static str,
+    },
     /// The directory or its lock cannot be made or opened.
     #[error(
-        "cannot open the store `{}`; set `--store` to a directory that can be written",
+        "cannot open the directory `{}`; set `{setting}` to one that can be written",
         path.display()
     )]
     Open {
         path: PathBuf,
+        setting: &'static str,
         source: std::io::Error,
     },
     /// A file is there and cannot be read.
@@ -146,9 +190,13 @@ pub enum StoreError {
         found: String,
         remedy: &'static str,
     },
-    /// Something is larger than [`MAX_FILE_BYTES`].
-    #[error("{what} takes {found_bytes} bytes; the store takes at most {MAX_FILE_BYTES}")]
-    TooLarge { what: String, found_bytes: u64 },
+    /// Something is larger than the store takes.
+    #[error("{what} takes {found_bytes} bytes; the store takes at most {most_bytes}")]
+    TooLarge {
+        what: String,
+        found_bytes: u64,
+        most_bytes: u64,
+    },
     /// There are [`MAX_MODULES`] modules already.
     #[error("there are {MAX_MODULES} modules, which is the most; delete one that no rule names")]
     TooManyModules,
@@ -175,14 +223,10 @@ impl FromStr for StoreLocation {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Self, StoreError> {
-        // Only the scheme goes into the error: what follows it may be a password.
-        for scheme in ["redis", "rediss"] {
-            let rest = text
-                .get(..scheme.len())
-                .filter(|head| head.eq_ignore_ascii_case(scheme));
-            if rest.is_some() && text[scheme.len()..].starts_with("://") {
-                return Err(StoreError::UnknownStore { scheme });
-            }
+        if let Some(redis) = RedisLocation::parse(text) {
+            return redis
+                .map(Self::Redis)
+                .map_err(|message| StoreError::RedisSettings { message });
         }
         match text {
             "" => Err(StoreError::NoLocation),
@@ -197,39 +241,68 @@ impl fmt::Display for StoreLocation {
         match self {
             Self::Directory(path) => path.display().fmt(f),
             Self::Memory => f.write_str("memory:"),
+            Self::Redis(redis) => redis.fmt(f),
         }
     }
 }
 
 impl ConfigStore {
-    /// Opens the store at `location`, and makes an empty one if there is none yet.
+    /// Opens the store at `location`, and makes an empty one if there is none yet. `redis` is for a
+    /// store in Redis, which is not connected to yet.
     ///
     /// # Errors
     /// What is there belongs to another gate, cannot be read, or is damaged. Nothing was changed
     /// then.
-    pub fn open(location: &StoreLocation) -> Result<Self, StoreError> {
+    pub fn open(location: &StoreLocation, redis: RedisSettings) -> Result<Self, StoreError> {
         match location {
             StoreLocation::Directory(path) => Embedded::open(path).map(Self::Embedded),
             StoreLocation::Memory => Ok(Self::Memory(Memory::new())),
+            StoreLocation::Redis(location) => {
+                let store = Redis::open(location, redis)?;
+                Ok(Self::Redis(Box::new(store)))
+            }
+        }
+    }
+
+    /// Says where it is, without what is secret.
+    pub fn location(&self) -> String {
+        match self {
+            Self::Embedded(store) => store.directory().display().to_string(),
+            Self::Memory(_) => "memory:".to_owned(),
+            Self::Redis(store) => store.shown().to_owned(),
+        }
+    }
+
+    /// Returns the store if it is one that other gates may share.
+    pub(crate) fn shared(&self) -> Option<&Redis> {
+        match self {
+            Self::Embedded(_) | Self::Memory(_) => None,
+            Self::Redis(store) => Some(store),
         }
     }
 
     /// Returns the draft: what was edited since, or else the live pipeline.
+    ///
+    /// # Errors
+    /// It cannot be read; so with all that follow.
     pub fn draft(&self) -> Result<Pipeline, StoreError> {
         match self {
             Self::Embedded(store) => Ok(store.draft()),
             Self::Memory(store) => Ok(store.draft()),
+            Self::Redis(store) => store.draft(),
         }
     }
 
-    /// Replaces the draft.
+    /// Replaces the draft, if it is still `replaces`.
     ///
     /// # Errors
-    /// The draft is too large or cannot be written; the one before still counts.
-    pub fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
+    /// [`StoreError::DraftChanged`] if it is another by now, or the draft is too large or cannot be
+    /// written; the one before still counts.
+    pub fn save_draft(&self, draft: &Pipeline, replaces: &Pipeline) -> Result<(), StoreError> {
         match self {
-            Self::Embedded(store) => store.save_draft(draft),
-            Self::Memory(store) => store.save_draft(draft),
+            Self::Embedded(store) => store.save_draft(draft, replaces),
+            Self::Memory(store) => store.save_draft(draft, replaces),
+            Self::Redis(store) => store.save_draft(draft, replaces),
         }
     }
 
@@ -238,19 +311,30 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => Ok(store.live()),
             Self::Memory(store) => Ok(store.live()),
+            Self::Redis(store) => store.live(),
         }
     }
 
-    /// Makes `manifest` the live one. Its `revision` must be that of the live one plus one. If it is a
-    /// rollback, it is the draft from then on too.
+    /// Returns the number that the next revision must have.
+    pub fn next_revision(&self) -> Result<u64, StoreError> {
+        match self {
+            Self::Embedded(store) => Ok(store.live().revision + 1),
+            Self::Memory(store) => Ok(store.live().revision + 1),
+            Self::Redis(store) => store.next_revision(),
+        }
+    }
+
+    /// Makes `manifest` the live one, and returns how many gates were told. Its `revision` must be
+    /// the next one. If it is a rollback, it is the draft from then on too.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the number is another, or the manifest is too large or cannot
     /// be written. The live manifest is the one before then.
-    pub fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+    pub fn publish(&self, manifest: &Manifest) -> Result<usize, StoreError> {
         match self {
-            Self::Embedded(store) => store.publish(manifest),
-            Self::Memory(store) => store.publish(manifest),
+            Self::Embedded(store) => store.publish(manifest).map(|()| 1),
+            Self::Memory(store) => store.publish(manifest).map(|()| 1),
+            Self::Redis(store) => store.publish(manifest),
         }
     }
 
@@ -259,6 +343,7 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => Ok(store.revisions()),
             Self::Memory(store) => Ok(store.revisions()),
+            Self::Redis(store) => store.revisions(),
         }
     }
 
@@ -267,11 +352,10 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => store.revision(number),
             Self::Memory(store) => Ok(store.revision(number)),
+            Self::Redis(store) => store.revision(number),
         }
     }
-}
 
-impl ConfigStore {
     /// Gives `bytes` a name, which may have meant another module before.
     ///
     /// A module is kept for as long as something needs it: its name, the draft, the live manifest, or
@@ -284,6 +368,7 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => store.put_module(entry, bytes),
             Self::Memory(store) => store.put_module(entry, bytes),
+            Self::Redis(store) => store.put_module(entry, bytes),
         }
     }
 
@@ -295,14 +380,16 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => store.delete_module(name),
             Self::Memory(store) => Ok(store.delete_module(name)),
+            Self::Redis(store) => store.delete_module(name),
         }
     }
 
     /// Lists the modules that have a name, by name.
-    pub fn modules(&self) -> Vec<ModuleEntry> {
+    pub fn modules(&self) -> Result<Vec<ModuleEntry>, StoreError> {
         match self {
-            Self::Embedded(store) => store.modules(),
-            Self::Memory(store) => store.modules(),
+            Self::Embedded(store) => Ok(store.modules()),
+            Self::Memory(store) => Ok(store.modules()),
+            Self::Redis(store) => store.modules(),
         }
     }
 
@@ -314,6 +401,7 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => store.module_bytes(digest),
             Self::Memory(store) => Ok(store.module_bytes(digest)),
+            Self::Redis(store) => store.module_bytes(digest),
         }
     }
 }
@@ -371,6 +459,7 @@ fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
         return Err(StoreError::TooLarge {
             what: what.to_owned(),
             found_bytes,
+            most_bytes: MAX_FILE_BYTES,
         });
     }
     Ok(bytes)
@@ -389,9 +478,35 @@ fn check_next(live: &Manifest, next: &Manifest) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/redis.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "most of it is for the end-to-end tests"
+)]
+mod redis_server;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{redis_server::RedisServer, *};
     use crate::manifest::Rule;
+
+    fn open(location: &StoreLocation) -> ConfigStore {
+        ConfigStore::open(location, RedisSettings::default()).unwrap()
+    }
+
+    /// One of each kind.
+    fn locations(dir: &std::path::Path, redis: &RedisServer) -> [StoreLocation; 3] {
+        [
+            StoreLocation::Memory,
+            StoreLocation::Directory(dir.into()),
+            redis.url().parse().unwrap(),
+        ]
+    }
+
+    fn replace_draft(store: &ConfigStore, draft: &Pipeline) {
+        store.save_draft(draft, &store.draft().unwrap()).unwrap();
+    }
 
     /// A manifest of this number with as many rules.
     pub(super) fn manifest(revision: u64) -> Manifest {
@@ -417,19 +532,12 @@ mod tests {
             "./data".parse::<StoreLocation>().unwrap(),
             StoreLocation::Directory("./data".into())
         );
+        let redis = "redis://host/2".parse::<StoreLocation>().unwrap();
+        assert!(matches!(redis, StoreLocation::Redis(_)), "{redis}");
         assert!(matches!(
             "".parse::<StoreLocation>(),
             Err(StoreError::NoLocation)
         ));
-    }
-
-    #[test]
-    fn redis_is_refused_without_repeating_its_password() {
-        for url in ["redis://:hunter2@host:6379", "REDISS://:hunter2@host"] {
-            let text = url.parse::<StoreLocation>().unwrap_err().to_string();
-            assert!(text.contains("embedded and the memory store"), "{text}");
-            assert!(!text.contains("hunter2"), "{text}");
-        }
     }
 
     pub(super) fn entry(name: &str, bytes: &[u8]) -> ModuleEntry {
@@ -460,19 +568,17 @@ mod tests {
     #[test]
     fn every_store_keeps_modules_for_as_long_as_something_needs_them() {
         let dir = tempfile::tempdir().unwrap();
-        for location in [
-            StoreLocation::Memory,
-            StoreLocation::Directory(dir.path().into()),
-        ] {
-            let mut store = ConfigStore::open(&location).unwrap();
+        let redis = RedisServer::start();
+        for location in locations(dir.path(), &redis) {
+            let mut store = open(&location);
             let has = |store: &ConfigStore, bytes: &[u8]| {
                 let found = store.module_bytes(Digest::of(bytes)).unwrap();
                 found.inspect(|found| assert_eq!(found, bytes)).is_some()
             };
-            assert_eq!(store.modules(), []);
+            assert_eq!(store.modules().unwrap(), []);
             store.put_module(entry("b", b"one"), b"one").unwrap();
             store.put_module(entry("a", b"one"), b"one").unwrap();
-            assert_eq!(store.modules(), [entry("a", b"one"), entry("b", b"one")]);
+            assert_eq!(store.modules().unwrap(), [entry("a", b"one"), entry("b", b"one")]);
 
             // A name that moves on leaves the old bytes to whoever needs them.
             store.put_module(entry("a", b"two"), b"two").unwrap();
@@ -483,21 +589,21 @@ mod tests {
             // A revision and the draft need what their rules are pinned to.
             let mut pinned = manifest(1);
             pinned.pipelines[0] = pinned_to(b"two");
-            store.save_draft(&pinned_to(b"two")).unwrap();
+            replace_draft(&store, &pinned_to(b"two"));
             store.publish(&pinned).unwrap();
             assert!(store.delete_module("a").unwrap() && store.delete_module("b").unwrap());
             assert!(!store.delete_module("b").unwrap());
-            assert_eq!(store.modules(), []);
+            assert_eq!(store.modules().unwrap(), []);
             assert!(has(&store, b"two"));
-            if let StoreLocation::Directory(_) = location {
+            if location != StoreLocation::Memory {
                 drop(store);
-                store = ConfigStore::open(&location).unwrap();
+                store = open(&location);
                 assert!(has(&store, b"two"), "after a restart");
             }
             for number in 2..=MAX_REVISIONS as u64 {
                 store.publish(&manifest(number)).unwrap();
             }
-            store.save_draft(&Pipeline::empty()).unwrap();
+            replace_draft(&store, &Pipeline::empty());
             assert!(has(&store, b"two"), "the first revision is still kept");
             store.publish(&manifest(MAX_REVISIONS as u64 + 1)).unwrap();
             assert!(
@@ -509,7 +615,7 @@ mod tests {
 
     #[test]
     fn modules_are_bounded_in_number_and_bytes() {
-        let store = ConfigStore::open(&StoreLocation::Memory).unwrap();
+        let store = open(&StoreLocation::Memory);
         for number in 0..MAX_MODULES {
             store
                 .put_module(entry(&number.to_string(), b"x"), b"x")
@@ -530,18 +636,16 @@ mod tests {
     #[test]
     fn every_store_keeps_the_same_promises() {
         let dir = tempfile::tempdir().unwrap();
-        for location in [
-            StoreLocation::Memory,
-            StoreLocation::Directory(dir.path().into()),
-        ] {
-            let store = ConfigStore::open(&location).unwrap();
+        let redis = RedisServer::start();
+        for location in locations(dir.path(), &redis) {
+            let store = open(&location);
             assert_eq!(store.live().unwrap(), Manifest::empty());
             assert_eq!(store.draft().unwrap(), Pipeline::empty());
             assert_eq!(store.revisions().unwrap(), []);
 
             let mut draft = Pipeline::empty();
             draft.processors.push(rule(7));
-            store.save_draft(&draft).unwrap();
+            replace_draft(&store, &draft);
             assert_eq!(store.draft().unwrap(), draft);
             assert_eq!(store.live().unwrap(), Manifest::empty());
 
@@ -581,6 +685,37 @@ mod tests {
                 "{stale:?}"
             );
             assert_eq!(store.live().unwrap(), back);
+
+            let stale = store.save_draft(&draft, &Pipeline::empty());
+            assert!(matches!(stale, Err(StoreError::DraftChanged)), "{stale:?}");
+            assert_eq!(store.draft().unwrap(), *back.pipeline());
         }
+    }
+
+    #[test]
+    fn of_two_who_publish_at_once_one_wins() {
+        let redis = RedisServer::start();
+        let location: StoreLocation = redis.url().parse().unwrap();
+        for round in 1..=20 {
+            let wins = std::thread::scope(|scope| {
+                let publish = || {
+                    let store = open(&location);
+                    match store.publish(&manifest(round)) {
+                        Ok(_) => 1,
+                        Err(StoreError::Conflict { expected, .. }) => {
+                            assert_eq!(expected, round + 1);
+                            0
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                let both = [scope.spawn(publish), scope.spawn(publish)];
+                both.map(|one| one.join().unwrap()).iter().sum::<i32>()
+            });
+            assert_eq!(wins, 1, "round {round}");
+        }
+        let numbers = open(&location).revisions().unwrap();
+        let numbers: Vec<u64> = numbers.iter().map(|line| line.revision).collect();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
     }
 }

@@ -8,7 +8,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use axum::{
     Extension, Router,
     http::{HeaderValue, header},
@@ -25,9 +24,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     config_store::{ConfigStore, StoreError},
+    fleet::Fleet,
     gate::Gate,
     http_server,
-    manifest::{Manifest, Pipeline},
+    manifest::Pipeline,
 };
 
 mod body;
@@ -49,6 +49,9 @@ const MAX_CONNECTIONS: usize = 128;
 /// Most modules that are on their way at a time, in or out. Each holds 32 MiB at most.
 const MAX_TRANSFERS: usize = 2;
 
+/// How often an edit is tried when others keep changing the draft.
+const MAX_EDIT_ATTEMPTS: usize = 8;
+
 /// What every handler works on; clones are the same state.
 #[derive(Debug, Clone)]
 pub struct ControlState {
@@ -58,61 +61,53 @@ pub struct ControlState {
 #[derive(Debug)]
 struct Shared {
     gate: Gate,
-    store: ConfigStore,
+    store: Arc<ConfigStore>,
+    /// The other gates, if the store is one that gates share.
+    fleet: Option<Fleet>,
     /// One for each module that is on its way, in or out, so that their bytes are bounded.
     transfers: Arc<Semaphore>,
     /// Held during an edit, so that edits come one after the other. Readers do not wait for it.
     editing: Arc<Mutex<()>>,
-    /// What the store holds.
-    draft: ArcSwap<Pipeline>,
-    live: ArcSwap<Manifest>,
 }
 
 impl ControlState {
-    /// Reads the draft and the live manifest from `store`. Blocks.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn load(gate: Gate, store: ConfigStore) -> Result<Self, StoreError> {
-        let draft = ArcSwap::from_pointee(store.draft()?);
-        let live = ArcSwap::from_pointee(store.live()?);
-        let editing = Arc::new(Mutex::new(()));
-        Ok(Self {
+    /// Puts together what the control API works on.
+    pub fn new(gate: Gate, store: Arc<ConfigStore>, fleet: Option<Fleet>) -> Self {
+        Self {
             shared: Arc::new(Shared {
                 gate,
                 store,
+                fleet,
                 transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
-                editing,
-                draft,
-                live,
+                editing: Arc::default(),
             }),
-        })
+        }
     }
 
     fn gate(&self) -> &Gate {
         &self.shared.gate
     }
 
-    fn draft(&self) -> Arc<Pipeline> {
-        self.shared.draft.load_full()
-    }
-
-    fn live(&self) -> Arc<Manifest> {
-        self.shared.live.load_full()
+    /// Reads the draft.
+    async fn draft(&self) -> Result<Pipeline, Problem> {
+        self.blocking(|shared| Ok(shared.store.draft()?)).await
     }
 
     /// Changes the draft: `change` gets a copy and may refuse; what it leaves is stored, and only
-    /// then seen. `change` may compile rules, it does not run on the async runtime.
+    /// then seen. `change` may compile rules, it does not run on the async runtime. It runs again if
+    /// somebody at another gate changed the draft meanwhile.
     async fn edit<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,
+        change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         self.exclusively(move |shared| {
-            let mut draft = Pipeline::clone(&shared.draft.load());
-            let answer = change(&mut draft, &shared.store)?;
-            shared.store.save_draft(&draft)?;
-            shared.draft.store(Arc::new(draft));
-            Ok(answer)
+            for _ in 1..MAX_EDIT_ATTEMPTS {
+                match try_edit(shared, &change) {
+                    Err(EditError::Store(StoreError::DraftChanged)) => {}
+                    done => return done.map_err(Problem::from),
+                }
+            }
+            Ok(try_edit(shared, &change)?)
         })
         .await
     }
@@ -141,6 +136,38 @@ impl ControlState {
         let shared = Arc::clone(&self.shared);
         finish(task::spawn_blocking(move || work(&shared)).await)
     }
+}
+
+/// Why an edit did not happen.
+enum EditError {
+    Refused(Problem),
+    Store(StoreError),
+}
+
+impl From<StoreError> for EditError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<EditError> for Problem {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Refused(problem) => problem,
+            EditError::Store(error) => error.into(),
+        }
+    }
+}
+
+fn try_edit<T>(
+    shared: &Shared,
+    change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem>,
+) -> Result<T, EditError> {
+    let before = shared.store.draft()?;
+    let mut draft = before.clone();
+    let answer = change(&mut draft, &shared.store).map_err(EditError::Refused)?;
+    shared.store.save_draft(&draft, &before)?;
+    Ok(answer)
 }
 
 /// Passes a result on; a panic in the work goes on where it would have gone without the thread.
@@ -183,7 +210,7 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(modules::show, modules::put, modules::delete))
         .routes(routes!(modules::download))
         .routes(routes!(settings::show_batch_size, settings::set_batch_size))
-        .routes(routes!(publish::show_draft))
+        .routes(routes!(publish::show_draft, publish::replace_draft))
         .routes(routes!(publish::validate))
         .routes(routes!(publish::publish))
         .routes(routes!(publish::list_revisions))

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tracing::info;
 use utoipa::ToSchema;
@@ -40,6 +40,8 @@ struct Inner {
     memory: Arc<Memory>,
     launcher: Launcher,
     wasm: Wasm,
+    /// Held from before a revision is built until it is live, so that they come one after the other.
+    changing: Mutex<()>,
     /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
     /// the outputs were let go of: what is made live then starts none that the end would wait for.
     applying: Mutex<bool>,
@@ -52,6 +54,33 @@ pub struct Prepared {
     chain: CompiledChain,
     outputs: Vec<(String, OutputSettings)>,
     batch_size: u32,
+}
+
+/// The right to make the next revision live; nobody else has it meanwhile.
+#[derive(Debug)]
+pub struct Change<'a> {
+    gate: &'a Gate,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Change<'_> {
+    /// Checks a manifest and compiles it, as [`Gate::prepare`] does.
+    ///
+    /// # Errors
+    /// [`BuildError::Invalid`] for what cannot be right; its pointer starts at the pipeline.
+    pub fn prepare(
+        &self,
+        manifest: &Manifest,
+        modules: ModuleSource<'_>,
+    ) -> Result<Prepared, BuildError> {
+        self.gate.prepare(manifest, modules)
+    }
+
+    /// Makes a prepared revision live: every batch that a worker takes from now on is processed by
+    /// it. Outputs that did not change go on as they are. Returns how long it took.
+    pub fn apply(&self, prepared: Prepared) -> Duration {
+        self.gate.apply(prepared)
+    }
 }
 
 /// The gate's state, as `GET /status` answers it.
@@ -111,6 +140,7 @@ impl Gate {
                 memory,
                 launcher,
                 wasm,
+                changing: Mutex::new(()),
                 applying,
             }),
         }
@@ -154,9 +184,15 @@ impl Gate {
         prepare(manifest, parts, Some(&shared.revision.load().chain))
     }
 
-    /// Makes a prepared revision live: every batch that a worker takes from now on is processed by
-    /// it. Outputs that did not change go on as they are. Returns how long it took.
-    pub fn apply(&self, prepared: Prepared) -> Duration {
+    /// Waits for the right to make the next revision live.
+    pub fn begin_change(&self) -> Change<'_> {
+        Change {
+            gate: self,
+            _turn: self.inner.changing.lock(),
+        }
+    }
+
+    fn apply(&self, prepared: Prepared) -> Duration {
         let Inner {
             shared,
             queues,

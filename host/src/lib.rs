@@ -30,6 +30,8 @@ pub mod digest;
 
 pub mod config_store;
 
+pub mod fleet;
+
 pub mod gate;
 
 pub mod control;

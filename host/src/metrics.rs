@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{books::Stats, gate::Status};
+use crate::{books::Stats, config_store::redis::Fault, fleet::Counters, gate::Status};
 
 /// The content type of what [`write()`] returns: OpenMetrics 1.0, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -65,19 +65,55 @@ impl Collector for Snapshot {
     }
 }
 
-/// Writes all metrics as text.
-pub fn write(stats: &Stats, status: &Status) -> String {
+/// Writes all metrics as text. `fleet` says whether the config store that gates share answers, and what
+/// happened with it.
+pub fn write(stats: &Stats, status: &Status, fleet: Option<(bool, Counters)>) -> String {
     let mut families = Vec::new();
     of_events(&mut families, stats);
     of_rules(&mut families, stats);
     of_outputs(&mut families, stats);
     of_modules(&mut families, status);
     of_process(&mut families, status);
+    if let Some((answers, counters)) = fleet {
+        of_config(&mut families, answers, counters);
+    }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot(families)));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a string takes what is written");
     text
+}
+
+fn of_config(families: &mut Vec<Family>, answers: bool, counters: Counters) {
+    let mut one = |kind, name, help, value| {
+        families.push(family(kind, name, help, [series([], value)]));
+    };
+    one(
+        Kind::Gauge,
+        "streamgate_config_store_up",
+        "Whether the config store answers",
+        u64::from(answers),
+    );
+    one(
+        Kind::Counter,
+        "streamgate_config_applied",
+        "Manifests that were made live",
+        counters.applied,
+    );
+    one(
+        Kind::Counter,
+        "streamgate_config_refused",
+        "Manifests in the config store that were not taken",
+        counters.refused,
+    );
+    let faults = Fault::ALL.iter().zip(counters.faults);
+    let faults = faults.map(|(fault, count)| series([("reason", fault.name())], count));
+    families.push(family(
+        Kind::Counter,
+        "streamgate_config_store_failures",
+        "Failures of the config store",
+        faults,
+    ));
 }
 
 fn of_events(families: &mut Vec<Family>, stats: &Stats) {

@@ -28,15 +28,19 @@ use crate::{
     books::Books,
     buffer::{Backlog, WorkQueue},
     config::{Config, Listen},
-    config_store::{ConfigStore, StoreError},
+    config_store::{
+        ConfigStore, Redis, RedisSettings, StoreError,
+        redis::{Found, KeyFileError, SigningKey, TrustedKeys, superseding},
+    },
     control::{self, ControlState},
+    fleet::Fleet,
     gate::{Gate, first_revision},
     http_server,
     ingest::{self, Intake},
     manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
     memory::Memory,
     outputs::{FanOut, Launcher, Room},
-    pipeline::{BuildError, Overload, Shared, spawn_worker},
+    pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
     wasm::{Compiler, Wasm},
 };
@@ -100,7 +104,9 @@ impl ServerError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::UnreadableManifest { .. } | Self::InvalidManifest { .. }
+            Self::UnreadableManifest { .. }
+                | Self::InvalidManifest { .. }
+                | Self::Store(StoreError::RedisSettings { .. })
         )
     }
 }
@@ -118,7 +124,7 @@ struct Doors {
 /// # Errors
 /// [`ServerError`] if it cannot start, or could not drain in time.
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
-    let store = open_store(&config)?;
+    let store = Arc::new(open_store(&config)?);
     let doors = Doors::bind(&config)?;
 
     let memory = Memory::new(config.memory_budget_bytes);
@@ -135,11 +141,16 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         abort: aborted,
         ending: Arc::default(),
     };
-    let live = store.live()?;
     let wasm = Wasm::new(config.workers, Compiler::Child(config.compile));
-    let modules = |digest| store.module_bytes(digest);
-    let revision = first_revision(&live, &launcher, &memory, &wasm, &modules)
-        .map_err(ServerError::Unbuildable)?;
+    let build = |manifest: &Manifest| {
+        let modules = |digest| store.module_bytes(digest);
+        first_revision(manifest, &launcher, &memory, &wasm, &modules)
+    };
+    let revision = match store.shared() {
+        None => build(&store.live()?).map_err(ServerError::Unbuildable)?,
+        Some(redis) => first_shared_revision(redis, &config, build)?,
+    };
+    let first = revision.number;
     let shared = Arc::new(Shared {
         revision: ArcSwap::from_pointee(revision),
         books: Arc::clone(&books),
@@ -169,7 +180,8 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     // The control API stays until the end of the drain, so that one can watch it.
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
-    let control_router = control::router(ControlState::load(gate.clone(), store)?);
+    let fleet = Fleet::join(gate.clone(), Arc::clone(&store))?;
+    let control_router = control::router(ControlState::new(gate.clone(), store, fleet.clone()));
     let mut ingests = JoinSet::new();
     doors.announce()?;
     if let Some(listener) = doors.control {
@@ -203,10 +215,14 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         ingests.spawn(http_server::serve(listener, router, options, shutdown));
     }
     drop(intake);
-    info!(revision = live.revision, workers = config.workers, "ready");
+    info!(revision = first, workers = config.workers, "ready");
 
     end.begun().await;
     gate.begin_end();
+    if let Some(fleet) = fleet {
+        // Nobody waits for it: if Redis does not answer, the others see for themselves.
+        thread::spawn(move || fleet.leave());
+    }
     info!(grace_seconds = config.grace_period.as_secs(), "draining");
     let deadline = Instant::now() + config.grace_period;
     let drained = drain(deadline, ingests, &queues, workers, &gate, outputs_running).await;
@@ -271,11 +287,82 @@ async fn drain(
     doors_closed && sent.is_ok()
 }
 
+/// Builds what a gate of a fleet begins with: what is live, or else what it ran last, or else the
+/// manifest that it was given. Redis need not be there.
+fn first_shared_revision(
+    redis: &Redis,
+    config: &Config,
+    build: impl Fn(&Manifest) -> Result<Revision, BuildError>,
+) -> Result<Revision, ServerError> {
+    let last_good = redis.last_good().manifest();
+    match redis.look(&mut redis.link(), None) {
+        Ok(Found::Document {
+            manifest: Ok(manifest),
+            ..
+        }) => {
+            if let Some(manifest) = superseding(manifest, &last_good) {
+                match build(&manifest) {
+                    Ok(revision) => {
+                        redis.last_good().keep(&manifest);
+                        return Ok(revision);
+                    }
+                    Err(error) => warn!(
+                        revision = manifest.revision,
+                        reason = error.to_string(),
+                        "the live manifest cannot be built; starting from the last good one"
+                    ),
+                }
+            }
+        }
+        Ok(Found::Document {
+            manifest: Err(reason),
+            ..
+        }) => warn!(reason, "the live manifest in Redis is not taken"),
+        Ok(Found::Nothing | Found::Same) => {}
+        Err(outage) => warn!(
+            reason = %outage,
+            revision = last_good.revision,
+            "Redis cannot be used; starting from the last good config"
+        ),
+    }
+    if last_good.revision == 0
+        && last_good.pipeline().processors.is_empty()
+        && let Some(path) = &config.manifest
+    {
+        // It counts until something is published.
+        let manifest = Manifest {
+            revision: 0,
+            rolled_back_to: None,
+            ..read_manifest(path)?
+        };
+        let revision = build(&manifest).map_err(ServerError::Unbuildable)?;
+        redis.last_good().keep(&manifest);
+        return Ok(revision);
+    }
+    build(&last_good).map_err(ServerError::Unbuildable)
+}
+
 fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
-    let store = ConfigStore::open(&config.store)?;
+    let unusable = |error: KeyFileError| StoreError::RedisSettings {
+        message: error.to_string(),
+    };
+    let files = &config.redis;
+    let signing = files.signing_key.as_deref().map(SigningKey::read);
+    let trusted = files.trusted_keys.as_deref().map(TrustedKeys::read);
+    let settings = RedisSettings {
+        tls: files.tls.clone(),
+        signing: signing.transpose().map_err(unusable)?,
+        trusted: trusted.transpose().map_err(unusable)?,
+        cache: files.cache.clone(),
+    };
+    let store = ConfigStore::open(&config.store, settings)?;
     let Some(path) = &config.manifest else {
         return Ok(store);
     };
+    if store.shared().is_some() {
+        publish_first(&store, path)?;
+        return Ok(store);
+    }
     if store.live()?.revision > 0 {
         info!("the store has a manifest; the file given by `manifest` is not used");
         return Ok(store);
@@ -285,9 +372,36 @@ fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
         rolled_back_to: None,
         ..read_manifest(path)?
     };
-    store.save_draft(manifest.pipeline())?;
+    store.save_draft(manifest.pipeline(), &store.draft()?)?;
     store.publish(&manifest)?;
     Ok(store)
+}
+
+/// Publishes the first manifest to a Redis that has none. One that is away is for later: then the
+/// manifest counts for this gate alone.
+fn publish_first(store: &ConfigStore, path: &PathBuf) -> Result<(), ServerError> {
+    let manifest = read_manifest(path)?;
+    let published = match store.next_revision() {
+        Ok(1) => store.publish(&Manifest {
+            revision: 1,
+            rolled_back_to: None,
+            ..manifest
+        }),
+        Ok(_) => {
+            info!("the store has a manifest; the file given by `manifest` is not used");
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    };
+    match published {
+        // Another gate was faster with the same.
+        Ok(_) | Err(StoreError::Conflict { .. }) => {}
+        Err(error) => warn!(
+            reason = error.to_string(),
+            "the manifest given by `manifest` could not be published"
+        ),
+    }
+    Ok(())
 }
 
 fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {

@@ -7,7 +7,7 @@
 //! a gate without WASM rules pays nothing for it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -51,9 +51,12 @@ struct Inner {
     compiling: Mutex<()>,
     /// What is compiled and still held by somebody.
     modules: Mutex<BTreeMap<Digest, Weak<Module>>>,
-    /// The newest one, which nobody may hold yet: it is published right after it was uploaded.
-    newest: Mutex<Option<Arc<Module>>>,
+    /// The newest ones, which nobody may hold yet: they are published right after they were uploaded.
+    newest: Mutex<VecDeque<Arc<Module>>>,
 }
+
+/// How many modules are kept compiled although no rule runs them.
+const MAX_NEWEST: usize = 4;
 
 /// Largest module that is taken, in bytes. A JavaScript interpreter with its program has 12 MB.
 pub const MAX_MODULE_BYTES: usize = 32 * 1024 * 1024;
@@ -127,7 +130,7 @@ impl Wasm {
                 runtime: OnceLock::new(),
                 compiling: Mutex::new(()),
                 modules: Mutex::new(BTreeMap::new()),
-                newest: Mutex::new(None),
+                newest: Mutex::default(),
             }),
         }
     }
@@ -167,7 +170,9 @@ impl Wasm {
         let mut modules = self.inner.modules.lock();
         modules.retain(|_, module| module.strong_count() > 0);
         modules.insert(digest, Arc::downgrade(&module));
-        *self.inner.newest.lock() = Some(Arc::clone(&module));
+        let mut newest = self.inner.newest.lock();
+        newest.truncate(MAX_NEWEST - 1);
+        newest.push_front(Arc::clone(&module));
         Ok(module)
     }
 

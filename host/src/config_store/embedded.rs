@@ -29,12 +29,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use super::{
-    MAX_FILE_BYTES, MAX_REVISIONS, ModuleEntry, RevisionSummary, StoreError, check_next,
-    check_room, encode, with_entry,
+    MAX_FILE_BYTES, MAX_REVISIONS, ModuleEntry, RevisionSummary, SavedDraft, StoreError,
+    check_next, check_room, encode, with_entry,
 };
 use crate::{
     digest::Digest,
@@ -69,16 +69,6 @@ struct Kept {
     modules: BTreeMap<Digest, u64>,
 }
 
-/// What `draft.json` holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedDraft {
-    #[serde(flatten)]
-    pipeline: Pipeline,
-    /// The revision that was live when it was saved.
-    #[serde(default)]
-    saved_at_revision: u64,
-}
-
 #[derive(Debug)]
 struct KeptRevision {
     summary: RevisionSummary,
@@ -94,7 +84,7 @@ impl Embedded {
     /// See [`ConfigStore::open`](super::ConfigStore::open). All files are read and checked before
     /// any is removed.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let lock = prepare_directory(directory)?;
+        let lock = prepare_directory(directory, &["revisions", "modules"], "--store")?;
         let draft = read_draft(&directory.join("draft.json"))?;
         let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY)?;
         let published = live.as_ref().map_or(0, |live| live.revision);
@@ -137,6 +127,10 @@ impl Embedded {
         Ok(store)
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(super) fn draft(&self) -> Pipeline {
         let kept = self.kept.lock();
         kept.draft
@@ -145,8 +139,15 @@ impl Embedded {
             .clone()
     }
 
-    pub(super) fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
+    pub(super) fn save_draft(
+        &self,
+        draft: &Pipeline,
+        replaces: &Pipeline,
+    ) -> Result<(), StoreError> {
         let mut kept = self.kept.lock();
+        if kept.draft.as_ref().unwrap_or_else(|| kept.live.pipeline()) != replaces {
+            return Err(StoreError::DraftChanged);
+        }
         let saved = SavedDraft {
             pipeline: draft.clone(),
             saved_at_revision: kept.live.revision,
@@ -347,13 +348,19 @@ impl Embedded {
     }
 }
 
-/// Makes the directories and takes the lock.
-fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
+/// Makes the directory and those `inner` to it, and takes the lock. `setting` is the flag that the
+/// directory was given by.
+pub(super) fn prepare_directory(
+    directory: &Path,
+    inner: &[&str],
+    setting: &'static str,
+) -> Result<File, StoreError> {
     let failed = |source| StoreError::Open {
         path: directory.to_owned(),
+        setting,
         source,
     };
-    for inner in ["revisions", "modules"] {
+    for inner in inner {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -377,6 +384,7 @@ fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
             path: directory.to_owned(),
+            setting,
         }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
@@ -405,7 +413,7 @@ fn read_revision(directory: &Path, number: u64) -> Result<Option<Manifest>, Stor
     }
 }
 
-fn read_manifest(path: &Path, remedy: &'static str) -> Result<Option<Manifest>, StoreError> {
+pub(super) fn read_manifest(path: &Path, remedy: &'static str) -> Result<Option<Manifest>, StoreError> {
     let manifest: Option<Manifest> = read_json(path, remedy)?;
     if let Some(Err(fault)) = manifest.as_ref().map(check_manifest) {
         return Err(unusable(path, fault.to_string(), remedy));
@@ -438,7 +446,7 @@ fn read_json<T: DeserializeOwned>(
 }
 
 /// Reads a file of at most [`MAX_FILE_BYTES`]; `None` if there is none.
-fn read_file(path: &Path, remedy: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read_file(path: &Path, remedy: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
     let failed = |source| StoreError::Read {
         path: path.to_owned(),
         source,
@@ -463,6 +471,7 @@ fn read_file(path: &Path, remedy: &'static str) -> Result<Option<Vec<u8>>, Store
         return Err(StoreError::TooLarge {
             what,
             found_bytes: metadata.len(),
+            most_bytes: MAX_FILE_BYTES,
         });
     }
     Ok(Some(bytes))
@@ -477,12 +486,12 @@ impl KeptRevision {
     }
 }
 
-fn module_file(digest: Digest) -> String {
+pub(super) fn module_file(digest: Digest) -> String {
     format!("{}.wasm", digest.hex())
 }
 
 /// Lists the modules and their sizes; other files are none of ours.
-fn list_modules(directory: &Path) -> Result<BTreeMap<Digest, u64>, StoreError> {
+pub(super) fn list_modules(directory: &Path) -> Result<BTreeMap<Digest, u64>, StoreError> {
     let mut modules = BTreeMap::new();
     for name in list_names(directory)? {
         let digits = name.strip_suffix(".wasm");
@@ -525,7 +534,7 @@ fn list_names(directory: &Path) -> Result<Vec<String>, StoreError> {
 /// # Errors
 /// The file could not be written. If only the last step failed, readers see the new content
 /// already, and a power cut may still bring the old one back.
-fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+pub(super) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let path = directory.join(name);
     let temporary = directory.join(format!(".{name}.tmp"));
     let write = || {
@@ -552,7 +561,7 @@ fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreE
 }
 
 /// Removes a file, which may be gone already.
-fn remove_file(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     let removed = crash_point().and_then(|()| match fs::remove_file(path) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
         _ => Ok(()),
@@ -684,7 +693,7 @@ mod tests {
             |dir| {
                 let store = Embedded::open(dir).unwrap();
                 store.publish(&manifest(1)).unwrap();
-                store.save_draft(&draft).unwrap();
+                store.save_draft(&draft, &store.draft()).unwrap();
             },
             |store| store.publish(&back),
             |store, done| {
@@ -706,8 +715,11 @@ mod tests {
             draft
         };
         at_every_crash_point(
-            |dir| Embedded::open(dir).unwrap().save_draft(&draft(1)).unwrap(),
-            |store| store.save_draft(&draft(2)),
+            |dir| {
+                let store = Embedded::open(dir).unwrap();
+                store.save_draft(&draft(1), &store.draft()).unwrap();
+            },
+            |store| store.save_draft(&draft(2), &store.draft()),
             |store, done| {
                 let found = store.draft();
                 assert!(found == draft(2) || (found == draft(1) && !done));

@@ -61,10 +61,17 @@ impl Memory {
             .clone()
     }
 
-    pub(super) fn save_draft(&self, draft: &Pipeline) -> Result<(), StoreError> {
+    pub(super) fn save_draft(
+        &self,
+        draft: &Pipeline,
+        replaces: &Pipeline,
+    ) -> Result<(), StoreError> {
         // For its limit: what one store takes, all take.
         encode("the draft", draft)?;
         let mut kept = self.kept.lock();
+        if kept.draft.as_ref().unwrap_or_else(|| kept.live.pipeline()) != replaces {
+            return Err(StoreError::DraftChanged);
+        }
         kept.draft = Some(draft.clone());
         kept.forget_modules();
         Ok(())

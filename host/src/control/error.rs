@@ -105,7 +105,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).expect("strings and numbers are always JSON");
         let kind = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
-        if self.code == "busy" {
+        if matches!(self.code, "busy" | "store_unavailable") {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -144,6 +144,21 @@ impl From<StoreError> for Problem {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "config_too_large",
                 err.to_string(),
+            ),
+            StoreError::DraftChanged => {
+                Self::new(StatusCode::CONFLICT, "draft_changed", err.to_string())
+            }
+            StoreError::CannotSign => {
+                Self::new(StatusCode::FORBIDDEN, "cannot_sign", err.to_string())
+            }
+            // What is in Redis is the operator's own, and the remedy is theirs too.
+            StoreError::Document { .. } => {
+                Self::new(StatusCode::CONFLICT, "unusable_document", err.to_string())
+            }
+            StoreError::Redis { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                format!("{err}; nothing was changed, and the gate goes on with what is live"),
             ),
             _ => {
                 error!(
@@ -240,7 +255,18 @@ impl IntoResponses for NotReady {
 
 impl IntoResponses for StoreFailed {
     fn responses() -> Described {
-        describe([("500", "the config store failed; nothing was changed")])
+        describe([
+            ("403", "only signed config counts, and this gate cannot sign"),
+            (
+                "409",
+                "what the config store holds was changed by somebody else, or cannot be used",
+            ),
+            ("500", "the config store failed; nothing was changed"),
+            (
+                "503",
+                "the config store cannot be reached; nothing was changed",
+            ),
+        ])
     }
 }
 

@@ -9,7 +9,25 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{ControlState, Problem, error::NotReady};
-use crate::{books::Stats, gate::Status, metrics};
+use crate::{
+    books::Stats,
+    fleet::{ConfigStatus, Fleet, Node},
+    gate::Status,
+    metrics,
+};
+
+/// The gate's state, and how it stands to its config store and to other gates.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StatusAnswer {
+    #[serde(flatten)]
+    gate: Status,
+    /// How it stands to its config store.
+    config: ConfigStatus,
+    /// What the gates that share the store say of themselves, this one included; only this one while
+    /// the store cannot be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<Vec<Node>>,
+}
 
 /// What this is, and where to go from here.
 #[derive(Debug, Serialize, ToSchema)]
@@ -127,11 +145,30 @@ pub(super) async fn readyz(State(state): State<ControlState>) -> Result<Json<Hea
     get, path = "/status", tag = "gate",
     responses((
         status = 200, description = "How each part is doing",
-        body = Status
+        body = StatusAnswer
     ))
 )]
-pub(super) async fn status(State(state): State<ControlState>) -> Json<Status> {
-    Json(state.gate().status())
+pub(super) async fn status(State(state): State<ControlState>) -> Json<StatusAnswer> {
+    let gate = state.gate().status();
+    let Some(fleet) = &state.shared.fleet else {
+        return Json(StatusAnswer {
+            gate,
+            config: ConfigStatus::local(state.shared.store.location()),
+            fleet: None,
+        });
+    };
+    let config = fleet.status();
+    let nodes = state.blocking(|shared| match &shared.fleet {
+        Some(fleet) => Ok(fleet.nodes()?),
+        None => Ok(Vec::new()),
+    });
+    // Without Redis a gate knows of itself only.
+    let nodes = nodes.await.unwrap_or_else(|_| vec![fleet.this_node()]);
+    Json(StatusAnswer {
+        gate,
+        config,
+        fleet: Some(nodes),
+    })
 }
 
 /// Shows the books: what happened to every event.
@@ -157,6 +194,7 @@ pub(super) async fn stats(State(state): State<ControlState>) -> Json<Stats> {
 )]
 pub(super) async fn show_metrics(State(state): State<ControlState>) -> impl IntoResponse {
     let gate = state.gate();
-    let text = metrics::write(&gate.stats(), &gate.status());
+    let fleet = state.shared.fleet.as_ref().map(Fleet::counters);
+    let text = metrics::write(&gate.stats(), &gate.status(), fleet);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }

@@ -17,7 +17,7 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::{
-    ControlState, Problem,
+    ControlState, Problem, Shared,
     body::{self, Id},
     error::{BodyProblems, ModuleInUse, NotFound, StoreFailed, TooBusy},
     pins,
@@ -76,10 +76,13 @@ pub(super) struct ModuleDeleted {
             "imports": ["streamgate:processor/host@1.0.0#log"],
             "exports": ["configure", "process"]
         }])
-    ))
+    ), StoreFailed)
 )]
-pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<ModuleEntry>> {
-    Json(state.shared.store.modules())
+pub(super) async fn list(
+    State(state): State<ControlState>,
+) -> Result<Json<Vec<ModuleEntry>>, Problem> {
+    let modules = state.blocking(|shared| Ok(shared.store.modules()?));
+    modules.await.map(Json)
 }
 
 /// Uploads a module under a name: a component, or a core module that carries its world, as the SDK
@@ -131,13 +134,13 @@ pub(super) async fn put(
         let _turn = turn;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let entry = ModuleEntry {
-            name,
+            name: name.clone(),
             digest,
             size_bytes: bytes.len() as u64,
             uploaded: now.unwrap_or_default().as_secs_f64(),
             info: module.info().clone(),
         };
-        let modules = shared.store.modules();
+        let modules = shared.store.modules()?;
         let known = modules.iter().find(|known| known.name == entry.name);
         let status = match known {
             None => "added",
@@ -148,7 +151,7 @@ pub(super) async fn put(
         info!(module = entry.name, digest = %digest, size_bytes = entry.size_bytes, "{status} a module");
         Ok(ModuleSaved {
             status,
-            rules: pins::rules_of(&shared.draft.load(), &entry.name),
+            rules: pins::rules_of(&shared.store.draft()?, &entry.name),
             module: entry,
         })
     });
@@ -181,12 +184,14 @@ pub(super) async fn show(
     State(state): State<ControlState>,
     Id(name): Id,
 ) -> Result<Json<ModuleUse>, Problem> {
-    let module = find(&state, &name)?;
-    Ok(Json(ModuleUse {
-        draft_rules: pins::rules_of(&state.draft(), &name),
-        live_rules: pins::rules_of(state.live().pipeline(), &name),
-        module,
-    }))
+    let shown = state.blocking(move |shared| {
+        Ok(ModuleUse {
+            module: find(shared, &name)?,
+            draft_rules: pins::rules_of(&shared.store.draft()?, &name),
+            live_rules: pins::rules_of(shared.store.live()?.pipeline(), &name),
+        })
+    });
+    shown.await.map(Json)
 }
 
 /// Returns the bytes of a module, as they were uploaded.
@@ -204,11 +209,13 @@ pub(super) async fn download(
     State(state): State<ControlState>,
     Id(name): Id,
 ) -> Result<Response, Problem> {
-    let digest = find(&state, &name)?.digest;
     let bytes = state
-        .blocking(move |shared| Ok(shared.store.module_bytes(digest)?))
+        .blocking(move |shared| {
+            let digest = find(shared, &name)?.digest;
+            let bytes = shared.store.module_bytes(digest)?;
+            bytes.ok_or_else(|| unknown(&name))
+        })
         .await?;
-    let bytes = bytes.ok_or_else(|| unknown(&name))?;
     let kind = HeaderValue::from_static("application/wasm");
     Ok(([(header::CONTENT_TYPE, kind)], Bytes::from(bytes)).into_response())
 }
@@ -235,10 +242,10 @@ pub(super) async fn delete(
 ) -> Result<Json<ModuleDeleted>, Problem> {
     let deleted = state.exclusively(move |shared| {
         let in_use = [
-            ("the draft", pins::rules_of(&shared.draft.load(), &name)),
+            ("the draft", pins::rules_of(&shared.store.draft()?, &name)),
             (
                 "the live revision",
-                pins::rules_of(shared.live.load().pipeline(), &name),
+                pins::rules_of(shared.store.live()?.pipeline(), &name),
             ),
         ];
         for (where_, rules) in in_use {
@@ -252,7 +259,7 @@ pub(super) async fn delete(
             }
         }
         match shared.store.delete_module(&name)? {
-            true => Ok(name),
+            true => Ok(name.clone()),
             false => Err(unknown(&name)),
         }
     });
@@ -281,8 +288,8 @@ fn check_name(name: &str) -> Result<(), Problem> {
     checked.map_err(|detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_id", detail))
 }
 
-fn find(state: &ControlState, name: &str) -> Result<ModuleEntry, Problem> {
-    let mut modules = state.shared.store.modules().into_iter();
+fn find(shared: &Shared, name: &str) -> Result<ModuleEntry, Problem> {
+    let mut modules = shared.store.modules()?.into_iter();
     modules
         .find(|module| module.name == name)
         .ok_or_else(|| unknown(name))

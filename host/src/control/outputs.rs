@@ -44,10 +44,11 @@ pub(super) struct Cleared {
         (status = 200, description = "The outputs", body = [Output], example = json!([
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         ])),
+        StoreFailed,
     )
 )]
-pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<Output>> {
-    Json(state.draft().outputs.clone())
+pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<Output>>, Problem> {
+    Ok(Json(state.draft().await?.outputs))
 }
 
 /// Adds an output to the draft.
@@ -70,9 +71,10 @@ pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<Output>>
 )]
 pub(super) async fn add(
     State(state): State<ControlState>,
-    body::Json(mut output): body::Json<Output>,
+    body::Json(output): body::Json<Output>,
 ) -> Result<Json<OutputSaved>, Problem> {
     let added = state.edit(move |draft, _| {
+        let mut output = output.clone();
         if output.id.is_empty() {
             output.id = free_output_id(&draft.outputs, &output.kind);
         }
@@ -117,13 +119,14 @@ pub(super) async fn clear(State(state): State<ControlState>) -> Result<Json<Clea
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         )),
         NotFound,
+        StoreFailed,
     )
 )]
 pub(super) async fn show(
     State(state): State<ControlState>,
     Id(id): Id,
 ) -> Result<Json<Output>, Problem> {
-    let draft = state.draft();
+    let draft = state.draft().await?;
     let at = position(&draft, &id).ok_or_else(|| unknown(&id))?;
     Ok(Json(draft.outputs[at].clone()))
 }
@@ -166,7 +169,10 @@ pub(super) async fn put(
                 "added"
             }
         };
-        Ok(OutputSaved { status, output })
+        Ok(OutputSaved {
+            status,
+            output: output.clone(),
+        })
     });
     saved.await.map(Json)
 }
@@ -191,7 +197,7 @@ pub(super) async fn delete(
     let deleted = state.edit(move |draft, _| {
         let at = position(draft, &id).ok_or_else(|| unknown(&id))?;
         draft.outputs.remove(at);
-        Ok(id)
+        Ok(id.clone())
     });
     Ok(Json(Deleted::new(deleted.await?)))
 }

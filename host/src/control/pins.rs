@@ -44,7 +44,11 @@ pub(super) fn check(rule: &Rule, store: &ConfigStore) -> Result<(), Invalid> {
     }
     let params = Params::parse(rule)?;
     match params.pinned()? {
-        None => pin_rule(&mut rule.clone(), &store.modules()),
+        None => match store.modules() {
+            Ok(modules) => pin_rule(&mut rule.clone(), &modules),
+            // A store that fails says so when the draft is saved.
+            Err(_) => Ok(()),
+        },
         Some(digest) => match store.module_bytes(digest) {
             // A store that fails says so when the rule is published.
             Ok(Some(_)) | Err(_) => Ok(()),

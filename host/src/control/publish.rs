@@ -1,18 +1,17 @@
 //! From draft to live: looking at the draft, checking it, publishing it, and the history.
 //!
 //! Promises the order prepare, store, apply: what cannot be built is not stored, what cannot be
-//! stored is not applied, and applying cannot fail.
+//! stored is not applied, and applying cannot fail. What other gates make of a publish is their
+//! business: it is waited for, for a bounded time, and told.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::{
-    extract::{Request, State},
+    extract::{Query, Request, State, rejection::QueryRejection},
+    http::StatusCode,
     response::Json,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -23,9 +22,25 @@ use super::{
     pins,
 };
 use crate::{
+    config::units,
     config_store::RevisionSummary,
-    manifest::{FORMAT_VERSION, Manifest, Pipeline},
+    fleet::Node,
+    gate::{check_output, check_rule},
+    manifest::{FORMAT_VERSION, Manifest, Pipeline, check_pipeline},
 };
+
+/// How long a publish waits for the other gates if the client does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(2);
+
+/// Longest time that a client may have it wait.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Times between two looks at what the other gates say: short at first, for most are quick.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const MAX_LOOK: Duration = Duration::from_millis(100);
+
+/// Largest draft that is taken as a whole, in bytes.
+const MAX_DRAFT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The draft, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -69,10 +84,31 @@ pub(super) struct Published {
 pub(super) struct Applied {
     /// Name of the gate.
     id: String,
-    /// `applied`.
+    /// `applied`; `failed` if it refuses the revision; `pending` if it has not said anything yet.
     status: &'static str,
     /// How long the change took, in milliseconds.
-    apply_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    apply_ms: Option<f64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// How long to wait for the other gates.
+#[derive(Debug, Deserialize)]
+pub(super) struct WaitQuery {
+    wait: Option<String>,
+}
+
+/// The answer when the draft was replaced.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DraftReplaced {
+    /// `updated`, or `unchanged`.
+    status: &'static str,
+    /// How many rules the draft has, disabled ones included.
+    rules: usize,
+    /// How many outputs it has; none means the console.
+    outputs: usize,
 }
 
 /// Shows the whole draft, and whether it differs from what is live.
@@ -91,14 +127,61 @@ pub(super) struct Applied {
         })),
     )
 )]
-pub(super) async fn show_draft(State(state): State<ControlState>) -> Json<Draft> {
-    let (draft, live) = (state.draft(), state.live());
-    let published = pins::pinned(&draft, &state.shared.store.modules());
-    Json(Draft {
-        live_revision: live.revision,
-        differs_from_live: published != *live.pipeline(),
-        pipeline: Pipeline::clone(&draft),
-    })
+pub(super) async fn show_draft(State(state): State<ControlState>) -> Result<Json<Draft>, Problem> {
+    let shown = state.blocking(|shared| {
+        let (draft, live) = (shared.store.draft()?, shared.store.live()?);
+        let published = pins::pinned(&draft, &shared.store.modules()?);
+        Ok(Draft {
+            live_revision: live.revision,
+            differs_from_live: published != *live.pipeline(),
+            pipeline: draft,
+        })
+    });
+    shown.await.map(Json)
+}
+
+/// Replaces the whole draft: rules, outputs and batch size.
+#[utoipa::path(
+    put, path = "/draft", tag = "publish",
+    request_body(content = Pipeline, example = json!({
+        "name": "default_pipeline",
+        "processors": [{"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}],
+        "outputs": [],
+        "batch_size": 100
+    })),
+    responses(
+        (
+            status = 200, description = "The draft was replaced", body = DraftReplaced,
+            example = json!({"status": "updated", "rules": 1, "outputs": 0})
+        ),
+        BodyProblems,
+        StoreFailed,
+    )
+)]
+pub(super) async fn replace_draft(
+    State(state): State<ControlState>,
+    request: Request,
+) -> Result<Json<DraftReplaced>, Problem> {
+    let bytes = body::read_up_to(request, MAX_DRAFT_BYTES).await?;
+    let pipeline: Pipeline = body::parse(&bytes)?;
+    let replaced = state.edit(move |draft, store| {
+        check_pipeline(&pipeline)?;
+        for (at, rule) in pipeline.processors.iter().enumerate() {
+            let checked = check_rule(rule).and_then(|()| pins::check(rule, store));
+            checked.map_err(|fault| fault.under(&format!("/processors/{at}")))?;
+        }
+        for (at, output) in pipeline.outputs.iter().enumerate() {
+            check_output(output).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+        }
+        let is_other = *draft != pipeline;
+        draft.clone_from(&pipeline);
+        Ok(DraftReplaced {
+            status: if is_other { "updated" } else { "unchanged" },
+            rules: pipeline.processors.len(),
+            outputs: pipeline.outputs.len(),
+        })
+    });
+    replaced.await.map(Json)
 }
 
 /// Builds the draft without making it live.
@@ -120,7 +203,7 @@ pub(super) async fn validate(
     // Nothing in it is asked for; it is read so that a client which sends one gets its answer.
     body::read(request).await?;
     let valid = state.blocking(|shared| {
-        let manifest = next_manifest(shared, &shared.draft.load())?;
+        let manifest = next_manifest(shared, &shared.store.draft()?)?;
         shared
             .gate
             .prepare(&manifest, &|digest| shared.store.module_bytes(digest))?;
@@ -136,9 +219,11 @@ pub(super) async fn validate(
 
 /// Makes the draft live as the next revision.
 ///
-/// It is built first, then stored, then applied; a failure on the way changes nothing.
+/// It is built first, then stored, then applied; a failure on the way changes nothing. Other gates on
+/// the same config store are told, and their outcome is waited for.
 #[utoipa::path(
     post, path = "/publish", tag = "publish",
+    params(("wait" = Option<String>, Query, description = "How long to wait for other gates, 0 to 30s; 2s if it is left out", example = "500ms")),
     responses(
         (status = 200, description = "The draft is live", body = Published, example = json!({
             "status": "published",
@@ -166,10 +251,13 @@ pub(super) async fn validate(
 )]
 pub(super) async fn publish(
     State(state): State<ControlState>,
+    query: Result<Query<WaitQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Published>, Problem> {
+    let wait = wait_of(query)?;
     body::read(request).await?;
-    state.exclusively(publish_draft).await.map(Json)
+    let published = state.exclusively(publish_draft).await?;
+    Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
 /// Lists what was published, newest first.
@@ -233,7 +321,10 @@ pub(super) async fn show_revision(
 /// module again, leave the `digest` out of the rule.
 #[utoipa::path(
     post, path = "/revisions/{revision}/rollback", tag = "publish",
-    params(("revision" = u64, Path, description = "Number of the revision", example = 1)),
+    params(
+        ("revision" = u64, Path, description = "Number of the revision", example = 1),
+        ("wait" = Option<String>, Query, description = "How long to wait for other gates, 0 to 30s; 2s if it is left out", example = "500ms")
+    ),
     responses(
         (status = 200, description = "The revision is live again", body = Published, example = json!({
             "status": "rolled_back",
@@ -261,22 +352,24 @@ pub(super) async fn show_revision(
 pub(super) async fn rollback(
     State(state): State<ControlState>,
     Id(revision): Id,
+    query: Result<Query<WaitQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Published>, Problem> {
+    let wait = wait_of(query)?;
     body::read(request).await?;
     // What is not a number is the name of no revision.
     let Ok(to) = revision.parse() else {
         return Err(Problem::unknown("revision", "unknown_revision", &revision));
     };
-    state
+    let published = state
         .exclusively(move |shared| roll_back(shared, to))
-        .await
-        .map(Json)
+        .await?;
+    Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
 /// Publishes the draft. Only one at a time.
 fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
-    let manifest = next_manifest(shared, &shared.draft.load())?;
+    let manifest = next_manifest(shared, &shared.store.draft()?)?;
     publish_manifest(shared, manifest)
 }
 
@@ -287,7 +380,6 @@ fn roll_back(shared: &Shared, to: u64) -> Result<Published, Problem> {
     let mut manifest = next_manifest(shared, found.pipeline())?;
     manifest.rolled_back_to = Some(to);
     let published = publish_manifest(shared, manifest)?;
-    shared.draft.store(Arc::new(shared.store.draft()?));
     Ok(Published {
         status: "rolled_back",
         ..published
@@ -300,10 +392,13 @@ fn publish_manifest(shared: &Shared, manifest: Manifest) -> Result<Published, Pr
         return Err(Problem::shutting_down());
     }
     let modules = |digest| shared.store.module_bytes(digest);
-    let prepared = shared.gate.prepare(&manifest, &modules)?;
-    shared.store.publish(&manifest)?;
-    let took = shared.gate.apply(prepared);
-    shared.live.store(Arc::new(manifest.clone()));
+    let change = shared.gate.begin_change();
+    let prepared = change.prepare(&manifest, &modules)?;
+    let subscribers_notified = shared.store.publish(&manifest)?;
+    let took = change.apply(prepared);
+    if let Some(fleet) = &shared.fleet {
+        fleet.applied(manifest.revision, took);
+    }
     info!(
         revision = manifest.revision,
         apply_ms = milliseconds(took),
@@ -312,28 +407,108 @@ fn publish_manifest(shared: &Shared, manifest: Manifest) -> Result<Published, Pr
     let applied = Applied {
         id: shared.gate.id().to_owned(),
         status: "applied",
-        apply_ms: milliseconds(took),
+        apply_ms: Some(milliseconds(took)),
+        reason: None,
     };
     Ok(Published {
         status: "published",
         revision: manifest.revision,
         manifest,
-        subscribers_notified: 1,
+        subscribers_notified,
         gates: vec![applied],
     })
+}
+
+/// Adds what the other gates make of it, as far as they say so in time.
+async fn with_other_gates(
+    state: &ControlState,
+    mut published: Published,
+    wait: Duration,
+) -> Published {
+    if state.shared.fleet.is_none() {
+        return published;
+    }
+    let deadline = Instant::now() + wait;
+    let mut pause = FIRST_LOOK;
+    loop {
+        let nodes = state.blocking(|shared| match &shared.fleet {
+            Some(fleet) => Ok(fleet.nodes()?),
+            None => Ok(Vec::new()),
+        });
+        // It is published, whatever becomes of the question.
+        let nodes = nodes.await.unwrap_or_default();
+        let id = state.gate().id();
+        let others = nodes.iter().filter(|node| node.id != id);
+        let others: Vec<_> = others
+            .map(|node| outcome(node, published.revision))
+            .collect();
+        let all_said = others.iter().all(|other| other.status != "pending");
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        if all_said || time_left.is_zero() {
+            published.gates.extend(others);
+            return published;
+        }
+        tokio::time::sleep(pause.min(time_left)).await;
+        pause = (pause * 2).min(MAX_LOOK);
+    }
+}
+
+/// What a gate says of a revision.
+fn outcome(node: &Node, revision: u64) -> Applied {
+    let id = node.id.clone();
+    if node.revision >= revision {
+        return Applied {
+            id,
+            status: "applied",
+            apply_ms: Some(node.apply_ms),
+            reason: None,
+        };
+    }
+    let refused = node.refused.as_ref();
+    let refused = refused.filter(|refused| refused.revision >= revision);
+    Applied {
+        id,
+        status: if refused.is_some() { "failed" } else { "pending" },
+        apply_ms: None,
+        reason: refused.map(|refused| refused.reason.clone()),
+    }
+}
+
+/// Reads `?wait=`.
+fn wait_of(query: Result<Query<WaitQuery>, QueryRejection>) -> Result<Duration, Problem> {
+    let refuse = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail);
+    let Query(query) = query.map_err(|error| {
+        let found = error.body_text();
+        refuse(format!("the query is not of the form `?wait=500ms`: {found}"))
+    })?;
+    let Some(text) = query.wait else {
+        return Ok(DEFAULT_WAIT);
+    };
+    let wait = match text.as_str() {
+        "0" => Duration::ZERO,
+        text => units::duration(text).map_err(|message| refuse(format!("`wait`: {message}")))?,
+    };
+    if wait > MAX_WAIT {
+        return Err(refuse(format!(
+            "`wait` is {} s; expected at most {} s",
+            wait.as_secs(),
+            MAX_WAIT.as_secs()
+        )));
+    }
+    Ok(wait)
 }
 
 /// The manifest that a pipeline makes if it is published now: its rules are pinned.
 fn next_manifest(shared: &Shared, pipeline: &Pipeline) -> Result<Manifest, Problem> {
     let mut pipeline = pipeline.clone();
-    pins::pin(&mut pipeline, &shared.store.modules())?;
+    pins::pin(&mut pipeline, &shared.store.modules()?)?;
     // A clock before 1970 is wrong, and no reason to refuse a publish.
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     Ok(Manifest {
         version: FORMAT_VERSION.to_owned(),
-        revision: shared.live.load().revision + 1,
+        revision: shared.store.next_revision()?,
         timestamp: now.as_secs_f64(),
         rolled_back_to: None,
         pipelines: vec![pipeline],

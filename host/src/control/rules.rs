@@ -56,10 +56,11 @@ pub(super) struct Deleted {
         (status = 200, description = "The rules", body = [Rule], example = json!([
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         ])),
+        StoreFailed,
     )
 )]
-pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<Rule>> {
-    Json(state.draft().processors.clone())
+pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<Rule>>, Problem> {
+    Ok(Json(state.draft().await?.processors))
 }
 
 /// Adds a rule at the end of the draft.
@@ -88,7 +89,7 @@ pub(super) async fn add(
             return Err(Problem::duplicate("rule", &rule.id));
         }
         push(draft, rule.clone())?;
-        Ok(rule)
+        Ok(rule.clone())
     });
     Ok(Json(RuleSaved {
         status: "added",
@@ -117,7 +118,7 @@ pub(super) async fn replace_all(
     body::Json(rules): body::Json<Vec<Rule>>,
 ) -> Result<Json<RulesReplaced>, Problem> {
     let replaced = state.edit(move |draft, store| {
-        draft.processors = rules;
+        draft.processors.clone_from(&rules);
         check_pipeline(draft).map_err(from_the_list)?;
         for (at, rule) in draft.processors.iter().enumerate() {
             check(rule, store).map_err(|fault| fault.under(&format!("/{at}")))?;
@@ -139,13 +140,14 @@ pub(super) async fn replace_all(
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         )),
         NotFound,
+        StoreFailed,
     )
 )]
 pub(super) async fn show(
     State(state): State<ControlState>,
     Id(id): Id,
 ) -> Result<Json<Rule>, Problem> {
-    let draft = state.draft();
+    let draft = state.draft().await?;
     let at = position(&draft, &id).ok_or_else(|| unknown(&id))?;
     Ok(Json(draft.processors[at].clone()))
 }
@@ -188,7 +190,10 @@ pub(super) async fn put(
                 "added"
             }
         };
-        Ok(RuleSaved { status, rule })
+        Ok(RuleSaved {
+            status,
+            rule: rule.clone(),
+        })
     });
     saved.await.map(Json)
 }
@@ -213,7 +218,7 @@ pub(super) async fn delete(
     let deleted = state.edit(move |draft, _| {
         let at = position(draft, &id).ok_or_else(|| unknown(&id))?;
         draft.processors.remove(at);
-        Ok(id)
+        Ok(id.clone())
     });
     Ok(Json(Deleted::new(deleted.await?)))
 }

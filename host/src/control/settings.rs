@@ -49,15 +49,20 @@ pub(super) struct SizeQuery {
 /// Shows the batch size of the draft.
 #[utoipa::path(
     get, path = "/config/batch_size", tag = "settings",
-    responses((
-        status = 200, description = "The batch size",
-        body = BatchSize, example = json!({"batch_size": 100})
-    ))
+    responses(
+        (
+            status = 200, description = "The batch size",
+            body = BatchSize, example = json!({"batch_size": 100})
+        ),
+        StoreFailed,
+    )
 )]
-pub(super) async fn show_batch_size(State(state): State<ControlState>) -> Json<BatchSize> {
-    Json(BatchSize {
-        batch_size: state.draft().batch_size,
-    })
+pub(super) async fn show_batch_size(
+    State(state): State<ControlState>,
+) -> Result<Json<BatchSize>, Problem> {
+    Ok(Json(BatchSize {
+        batch_size: state.draft().await?.batch_size,
+    }))
 }
 
 /// Changes the batch size of the draft: with `?size=`, or else with a JSON body.

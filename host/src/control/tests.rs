@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::config_store::StoreLocation;
+use crate::config_store::{RedisSettings, StoreLocation};
 
 /// A control API over a memory store.
 struct Api {
@@ -29,12 +29,16 @@ impl Api {
     }
 
     fn over(location: &StoreLocation) -> Self {
-        Self::with(ConfigStore::open(location).unwrap())
+        Self::with(ConfigStore::open(location, RedisSettings::default()).unwrap())
     }
 
     fn with(store: ConfigStore) -> Self {
         Self {
-            router: router(ControlState::load(Gate::without_doors(), store).unwrap()),
+            router: router(ControlState::new(
+                Gate::without_doors(),
+                Arc::new(store),
+                None,
+            )),
         }
     }
 
@@ -453,14 +457,14 @@ async fn draft_that_does_not_build_is_not_published() {
     );
 
     // A draft that an earlier version of the program may have let in.
-    let store = ConfigStore::open(&StoreLocation::Memory).unwrap();
+    let store = ConfigStore::open(&StoreLocation::Memory, RedisSettings::default()).unwrap();
     let mut draft = Pipeline::empty();
     draft.processors = serde_json::from_value(json!([
         rule("a"),
         {"id": "b", "type": "filter", "params": {"pattern": "("}},
     ]))
     .unwrap();
-    store.save_draft(&draft).unwrap();
+    store.save_draft(&draft, &Pipeline::empty()).unwrap();
     let api = Api::with(store);
     for path in ["/validate", "/publish"] {
         let problem = api.refused("POST", path, "", 422, "invalid_regex").await;
