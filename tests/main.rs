@@ -1,8 +1,13 @@
 //! The end-to-end tests: the real binary, over its sockets. One module a subject.
 
+mod apply;
 mod bad_input;
 mod books;
 mod docs;
+mod fleet;
+mod fleet_access;
+mod fleet_faults;
+mod fleet_signed;
 mod framing;
 mod guests_in_process;
 mod http_ingest;

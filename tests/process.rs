@@ -26,8 +26,16 @@ fn wrong_flags_are_bad_usage() {
         ("max-event", "1GiB", "`max_event`: "),
         ("memory-budget", "little", "`memory_budget`: "),
         ("grace-period", "10", "`grace_period`: "),
-        ("store", "redis://localhost/db", "the URL of the Redis is not valid"),
-        ("trusted-keys", "keys.pem", "signatures are for a store in Redis"),
+        (
+            "store",
+            "redis://localhost/db",
+            "the URL of the Redis is not valid",
+        ),
+        (
+            "trusted-keys",
+            "keys.pem",
+            "signatures are for a store in Redis",
+        ),
     ] {
         let ended = Setup::new().flag(flag, value).run_to_end();
         ended.expect_error(2, part);

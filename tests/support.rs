@@ -16,19 +16,25 @@ use socket2::{Domain, Socket, Type};
 mod books;
 mod capture;
 mod events;
+mod fleet;
 mod gate;
 mod guests;
 mod http;
+mod keys;
 mod receiver;
+pub(crate) mod redis;
 
 pub(crate) use self::{
     books::assert_books_balance,
     capture::Capture,
     events::{compress, generated_logs, lines_of, pseudo_random},
+    fleet::{drops, foreign, member},
     gate::{Ended, Gate, Setup},
     guests::{guest, js_guest},
     http::{Answer, Body, Request, request},
+    keys::{certificates, signing_keys},
     receiver::{HttpReceiver, Reply, TcpReceiver},
+    redis::RedisServer,
 };
 
 /// How long a test waits for anything. Far more than is needed, on a slow machine too.

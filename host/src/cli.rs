@@ -1,10 +1,17 @@
 //! The command line: what the program can be asked to do.
 
+use std::{io, path::Path};
+
 use clap::{Parser, Subcommand};
 
 use crate::config::Settings;
 
+pub mod control_api;
+pub mod manifest;
 pub mod module;
+
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The log governance gate: takes logs over TCP, UDP and HTTP, runs them through rules that can be
 /// changed while it runs, and sends the rest on.
@@ -32,6 +39,12 @@ pub struct Cli {
 pub enum Command {
     /// Runs the gate until SIGTERM or SIGINT; a second signal ends it at once
     Serve(Box<Settings>),
+    /// Publishes a manifest from a file, so that config can be kept in version control
+    Apply(manifest::ApplyArgs),
+    /// Shows what `apply` would change; exit code 1 if there is anything
+    Diff(manifest::DiffArgs),
+    /// Shows what a gate and those that share its config store run
+    Status(manifest::StatusArgs),
     /// Makes, tries and uploads rules in WASM
     #[command(subcommand)]
     Module(module::Command),
@@ -43,4 +56,22 @@ pub enum Command {
         /// Address space that it may take, in bytes
         address_space: u64,
     },
+}
+
+/// Reads a whole file of at most [`MAX_FILE_BYTES`]; `-` is stdin.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match path.as_os_str() == "-" {
+        true => read_all(io::stdin().lock()),
+        false => read_all(std::fs::File::open(path)?),
+    }
+}
+
+fn read_all(from: impl io::Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut from.take(MAX_FILE_BYTES + 1), &mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("more than {MAX_FILE_BYTES} bytes; give it in parts");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
 }

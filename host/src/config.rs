@@ -359,7 +359,12 @@ fn redis_files(
     let cache = given.cache.as_deref().or(file.cache.as_deref());
     Ok(RedisFiles {
         cache: match cache.unwrap_or("./streamgate-cache") {
-            "" => return Err(invalid("cache", "it is empty; give a directory, or `off`".to_owned())),
+            "" => {
+                return Err(invalid(
+                    "cache",
+                    "it is empty; give a directory, or `off`".to_owned(),
+                ));
+            }
             "off" => None,
             directory => Some(directory.into()),
         },

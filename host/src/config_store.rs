@@ -140,7 +140,9 @@ pub enum StoreError {
     #[error("somebody else changed the draft at the same time; read it and try again")]
     DraftChanged,
     /// The location is an empty string.
-    #[error("the store location is empty; set `--store` to a directory, `memory:` or `redis://HOST:PORT`")]
+    #[error(
+        "the store location is empty; set `--store` to a directory, `memory:` or `redis://HOST:PORT`"
+    )]
     NoLocation,
     /// Another gate holds the lock of the directory.
     #[error(
@@ -479,11 +481,7 @@ fn check_next(live: &Manifest, next: &Manifest) -> Result<(), StoreError> {
 
 #[cfg(test)]
 #[path = "../../tests/support/redis.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    reason = "most of it is for the end-to-end tests"
-)]
+#[expect(dead_code, reason = "most of it is for the end-to-end tests")]
 mod redis_server;
 
 #[cfg(test)]
@@ -578,7 +576,10 @@ mod tests {
             assert_eq!(store.modules().unwrap(), []);
             store.put_module(entry("b", b"one"), b"one").unwrap();
             store.put_module(entry("a", b"one"), b"one").unwrap();
-            assert_eq!(store.modules().unwrap(), [entry("a", b"one"), entry("b", b"one")]);
+            assert_eq!(
+                store.modules().unwrap(),
+                [entry("a", b"one"), entry("b", b"one")]
+            );
 
             // A name that moves on leaves the old bytes to whoever needs them.
             store.put_module(entry("a", b"two"), b"two").unwrap();

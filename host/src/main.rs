@@ -31,6 +31,15 @@ fn main() -> ExitCode {
     match cli.command {
         None => serve(cli.settings),
         Some(Command::Serve(settings)) => serve(*settings),
+        Some(Command::Apply(args)) => {
+            cli::manifest::apply(&args).unwrap_or_else(|error| fail(USAGE, &error))
+        }
+        Some(Command::Diff(args)) => {
+            cli::manifest::diff(&args).unwrap_or_else(|error| fail(USAGE, &error))
+        }
+        Some(Command::Status(args)) => {
+            cli::manifest::status(&args).unwrap_or_else(|error| fail(USAGE, &error))
+        }
         Some(Command::Module(command)) => {
             telemetry::init();
             cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error))

@@ -183,13 +183,8 @@ pub fn parse_manifest(text: &[u8]) -> Result<Manifest, Invalid> {
             let pointer = pointer_of(error.path());
             Invalid::new("invalid_manifest", pointer, error.into_inner().to_string())
         })?;
-    if let [pipeline] = manifest.pipelines.as_mut_slice() {
-        for at in 0..pipeline.outputs.len() {
-            if pipeline.outputs[at].id.is_empty() {
-                let id = free_output_id(&pipeline.outputs, &pipeline.outputs[at].kind);
-                pipeline.outputs[at].id = id;
-            }
-        }
+    for pipeline in &mut manifest.pipelines {
+        name_outputs(&mut pipeline.outputs);
     }
     check_manifest(&manifest)?;
     Ok(manifest)
@@ -218,6 +213,15 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), Invalid> {
         ));
     };
     check_pipeline(pipeline).map_err(|fault| fault.under("/pipelines/0"))
+}
+
+/// Gives every output an id that has none.
+pub fn name_outputs(outputs: &mut [Output]) {
+    for at in 0..outputs.len() {
+        if outputs[at].id.is_empty() {
+            outputs[at].id = free_output_id(outputs, &outputs[at].kind);
+        }
+    }
 }
 
 /// Makes an id for an output that has none: its type and the first number that is free.

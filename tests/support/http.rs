@@ -127,6 +127,10 @@ impl Answer {
 
     /// Reads the body as JSON.
     #[track_caller]
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in the answer {self}"))

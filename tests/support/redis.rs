@@ -13,20 +13,20 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A `redis-server`, which ends with this value.
 #[derive(Debug)]
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     folder: tempfile::TempDir,
     flags: Vec<String>,
 }
 
 impl RedisServer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// Starts one with more flags than usual: `--maxmemory 1mb`.
-    pub fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         // Somebody else may take the port between here and there.
@@ -48,33 +48,33 @@ impl RedisServer {
         panic!("redis-server does not start; is it installed?");
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn connection(&self) -> Connection {
+    pub(crate) fn connection(&self) -> Connection {
         redis::Client::open(self.url())
             .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(10)))
             .expect("Redis answers")
     }
 
     /// Writes a value, as any other program may.
-    pub fn set(&self, key: &str, value: impl AsRef<[u8]>) {
+    pub(crate) fn set(&self, key: &str, value: impl AsRef<[u8]>) {
         let () = self.connection().set(key, value.as_ref()).expect("SET");
     }
 
-    pub fn bytes(&self, key: &str) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, key: &str) -> Option<Vec<u8>> {
         self.connection().get(key).expect("GET")
     }
 
     /// Publishes as the seed's control plane does.
-    pub fn publish(&self, manifest: impl AsRef<[u8]>) {
+    pub(crate) fn publish(&self, manifest: impl AsRef<[u8]>) {
         self.set("streamgate_config", manifest);
         self.tell();
     }
 
     /// Tells whoever listens.
-    pub fn tell(&self) {
+    pub(crate) fn tell(&self) {
         let _: usize = self
             .connection()
             .publish("streamgate_updates", "RELOAD")
@@ -82,22 +82,22 @@ impl RedisServer {
     }
 
     /// Ends it as a crash does. `keeping` its data, as far as it was saved.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.child.wait().expect("it ended");
     }
 
     /// Stops it without ending it: connections stay open, nothing answers.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Starts it again on the same port, with nothing in it.
-    pub fn start_again_empty(&mut self) {
+    pub(crate) fn start_again_empty(&mut self) {
         for entry in std::fs::read_dir(self.folder.path()).expect("its folder") {
             let path = entry.expect("an entry").path();
             if path.is_file() {
@@ -108,7 +108,7 @@ impl RedisServer {
     }
 
     /// Starts it again on the same port, with what it had saved.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             self.child = spawn(self.port, self.folder.path(), &self.flags);
@@ -120,7 +120,7 @@ impl RedisServer {
     }
 
     /// Saves its data, for a start after a kill.
-    pub fn save(&self) {
+    pub(crate) fn save(&self) {
         redis::cmd("SAVE")
             .exec(&mut self.connection())
             .expect("SAVE");
@@ -164,9 +164,9 @@ fn answers(port: u16, child: &mut Child) -> bool {
         match asked {
             Ok(mut connection) => {
                 // An answer that refuses is one too.
-                let answer: Result<String, _> = redis::cmd("PING").query(&mut connection);
-                if answer.is_ok() {
-                    return true;
+                match redis::cmd("PING").exec(&mut connection) {
+                    Err(error) if error.code().is_none() => {}
+                    _ => return true,
                 }
             }
             Err(error) if error.code().is_some() => return true,

@@ -4,12 +4,11 @@ use std::{fmt, io, path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
+use super::control_api::ApiError;
+
 mod new;
 mod push;
 mod test;
-
-/// Largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What can be done with modules.
 #[derive(Debug, Subcommand)]
@@ -36,6 +35,9 @@ pub enum ModuleCommandError {
     /// What was asked for cannot be.
     #[error("{0}")]
     Refused(String),
+    /// The gate does not answer, or says no.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// Nobody reads the output any more, or it cannot be written.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -59,22 +61,10 @@ pub fn run(command: Command) -> Result<ExitCode, ModuleCommandError> {
     }
 }
 
-/// Reads a whole file of at most [`MAX_FILE_BYTES`].
+/// Reads a whole file.
 fn read(path: &PathBuf) -> Result<Vec<u8>, ModuleCommandError> {
-    let failed = |source| ModuleCommandError::File {
+    super::read(path).map_err(|source| ModuleCommandError::File {
         path: path.clone(),
         source,
-    };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    read_all(file).map_err(failed)
-}
-
-fn read_all(from: impl io::Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut from.take(MAX_FILE_BYTES + 1), &mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("more than {MAX_FILE_BYTES} bytes; give it in parts");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    Ok(bytes)
+    })
 }

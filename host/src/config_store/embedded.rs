@@ -413,7 +413,10 @@ fn read_revision(directory: &Path, number: u64) -> Result<Option<Manifest>, Stor
     }
 }
 
-pub(super) fn read_manifest(path: &Path, remedy: &'static str) -> Result<Option<Manifest>, StoreError> {
+pub(super) fn read_manifest(
+    path: &Path,
+    remedy: &'static str,
+) -> Result<Option<Manifest>, StoreError> {
     let manifest: Option<Manifest> = read_json(path, remedy)?;
     if let Some(Err(fault)) = manifest.as_ref().map(check_manifest) {
         return Err(unusable(path, fault.to_string(), remedy));

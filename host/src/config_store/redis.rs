@@ -597,7 +597,11 @@ impl Redis {
     fn snapshot(&self, connection: &mut Connection) -> Result<Snapshot, Failure> {
         let mut asked = pipe();
         for key in [CONFIG, DRAFT, MODULES, HISTORY] {
-            asked.cmd("GETRANGE").arg(key).arg(0).arg(MAX_DOCUMENT_BYTES);
+            asked
+                .cmd("GETRANGE")
+                .arg(key)
+                .arg(0)
+                .arg(MAX_DOCUMENT_BYTES);
         }
         asked.cmd("GETRANGE").arg(REVISION).arg(0).arg(31);
         let [config, draft, modules, history, counter]: [Vec<u8>; 5] = asked.query(connection)?;
@@ -620,7 +624,11 @@ impl Redis {
         // Text that is no number counts as none: another program's, or an attacker's.
         let counter = std::str::from_utf8(&counter).ok();
         let counter = counter.and_then(|counter| counter.parse::<u64>().ok());
-        newest = newest.max(counter.filter(|&counter| counter < MAX_REVISION).unwrap_or(0));
+        newest = newest.max(
+            counter
+                .filter(|&counter| counter < MAX_REVISION)
+                .unwrap_or(0),
+        );
 
         let remedy = "remove the key to go on with the live manifest as the draft";
         let draft: Option<SavedDraft> = self.decode(Kind::Draft, DRAFT, &draft, remedy)?;

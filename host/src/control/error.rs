@@ -256,7 +256,10 @@ impl IntoResponses for NotReady {
 impl IntoResponses for StoreFailed {
     fn responses() -> Described {
         describe([
-            ("403", "only signed config counts, and this gate cannot sign"),
+            (
+                "403",
+                "only signed config counts, and this gate cannot sign",
+            ),
             (
                 "409",
                 "what the config store holds was changed by somebody else, or cannot be used",

@@ -26,7 +26,7 @@ use crate::{
     config_store::RevisionSummary,
     fleet::Node,
     gate::{check_output, check_rule},
-    manifest::{FORMAT_VERSION, Manifest, Pipeline, check_pipeline},
+    manifest::{FORMAT_VERSION, Manifest, Pipeline, check_pipeline, name_outputs},
 };
 
 /// How long a publish waits for the other gates if the client does not say.
@@ -141,6 +141,8 @@ pub(super) async fn show_draft(State(state): State<ControlState>) -> Result<Json
 }
 
 /// Replaces the whole draft: rules, outputs and batch size.
+///
+/// An output's `id` that is left out is made from its type.
 #[utoipa::path(
     put, path = "/draft", tag = "publish",
     request_body(content = Pipeline, example = json!({
@@ -163,7 +165,8 @@ pub(super) async fn replace_draft(
     request: Request,
 ) -> Result<Json<DraftReplaced>, Problem> {
     let bytes = body::read_up_to(request, MAX_DRAFT_BYTES).await?;
-    let pipeline: Pipeline = body::parse(&bytes)?;
+    let mut pipeline: Pipeline = body::parse(&bytes)?;
+    name_outputs(&mut pipeline.outputs);
     let replaced = state.edit(move |draft, store| {
         check_pipeline(&pipeline)?;
         for (at, rule) in pipeline.processors.iter().enumerate() {
@@ -468,7 +471,11 @@ fn outcome(node: &Node, revision: u64) -> Applied {
     let refused = refused.filter(|refused| refused.revision >= revision);
     Applied {
         id,
-        status: if refused.is_some() { "failed" } else { "pending" },
+        status: if refused.is_some() {
+            "failed"
+        } else {
+            "pending"
+        },
         apply_ms: None,
         reason: refused.map(|refused| refused.reason.clone()),
     }
@@ -479,7 +486,9 @@ fn wait_of(query: Result<Query<WaitQuery>, QueryRejection>) -> Result<Duration, 
     let refuse = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail);
     let Query(query) = query.map_err(|error| {
         let found = error.body_text();
-        refuse(format!("the query is not of the form `?wait=500ms`: {found}"))
+        refuse(format!(
+            "the query is not of the form `?wait=500ms`: {found}"
+        ))
     })?;
     let Some(text) = query.wait else {
         return Ok(DEFAULT_WAIT);

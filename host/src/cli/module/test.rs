@@ -16,7 +16,8 @@ use std::{
 use serde_json::{Value, json};
 use streamgate_guest::Batch;
 
-use super::{ModuleCommandError, read, read_all};
+use super::{ModuleCommandError, read};
+use crate::cli::read_all;
 use crate::{
     digest::Digest,
     manifest::Rule,

@@ -156,13 +156,20 @@ mod tests {
     #[test]
     fn other_values_are_refused_and_none_panics() {
         for text in [
-            "", "null", "[]", "7", "{}", r#"{"pipelines": {}}"#, r#"{"pipelines": [7]}"#,
+            "",
+            "null",
+            "[]",
+            "7",
+            "{}",
+            r#"{"pipelines": {}}"#,
+            r#"{"pipelines": [7]}"#,
             r#"{"pipelines": [{"processors": {}}]}"#,
             r#"{"pipelines": [{"processors": [7]}]}"#,
             r#"{"pipelines": [{"processors": [{"id": "a", "type": "filter", "params": 7}]}]}"#,
             r#"{"revision": -1, "pipelines": [{}]}"#,
             r#"{"version": "9", "pipelines": [{}]}"#,
-            "\u{0}", "{\"pipelines\": [[[[",
+            "\u{0}",
+            "{\"pipelines\": [[[[",
         ] {
             assert!(read(text.as_bytes()).is_err(), "{text}");
         }

@@ -235,11 +235,7 @@ impl Server {
         })
     }
 
-    fn sentinel(
-        scheme: &str,
-        rest: &str,
-        tls: Option<TlsCertificates>,
-    ) -> Result<Target, String> {
+    fn sentinel(scheme: &str, rest: &str, tls: Option<TlsCertificates>) -> Result<Target, String> {
         let expected = "expected `redis+sentinel://host:port,host:port/service/db`";
         let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
         let mut parts = rest.split('/');
@@ -393,7 +389,9 @@ mod tests {
             ),
             ("redis://host?password=hunter2", "redis://host"),
         ] {
-            let location = RedisLocation::parse(url).expect("one of ours").expect("valid");
+            let location = RedisLocation::parse(url)
+                .expect("one of ours")
+                .expect("valid");
             assert_eq!(location.to_string(), shown);
             assert!(!format!("{location:?}").contains("hunter2"));
         }
@@ -411,7 +409,9 @@ mod tests {
             "redis+sentinel://:hunter2@one,two",
             "redis+sentinel:///main",
         ] {
-            let fault = RedisLocation::parse(wrong).expect("one of ours").expect_err(wrong);
+            let fault = RedisLocation::parse(wrong)
+                .expect("one of ours")
+                .expect_err(wrong);
             assert!(!fault.contains("hunter2"), "{fault}");
         }
     }
