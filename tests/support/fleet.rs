@@ -73,6 +73,10 @@ impl Gate {
             .text();
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         let value = line.unwrap_or_else(|| panic!("there is no {series}:\n{text}"));
-        value.trim().parse().expect("a number")
+        value
+            .trim_start_matches("{}")
+            .trim()
+            .parse()
+            .expect("a number")
     }
 }

@@ -117,7 +117,10 @@ impl Fault {
         if error.is_io_error() || error.is_connection_refusal() || error.is_connection_dropped() {
             return Self::Unreachable;
         }
-        match error.code() {
+        // Of a pipeline or a transaction the first command that failed says why.
+        let errors = error.clone().into_server_errors();
+        let first = errors.as_deref().and_then(<[_]>::first);
+        match first.map(|(_, error)| error.code()).or(error.code()) {
             Some("NOAUTH" | "WRONGPASS") => Self::Auth,
             Some("NOPERM") => Self::Permission,
             Some("OOM") => Self::OutOfMemory,
