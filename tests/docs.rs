@@ -14,7 +14,7 @@ const ROUTES: [(&str, &[&str]); 22] = [
     ("/outputs", &["get", "post", "delete"]),
     ("/outputs/{id}", &["get", "put", "delete"]),
     ("/config/batch_size", &["get", "post"]),
-    ("/draft", &["get"]),
+    ("/draft", &["get", "put"]),
     ("/validate", &["post"]),
     ("/publish", &["post"]),
     ("/revisions", &["get"]),

@@ -63,6 +63,17 @@ impl Control {
         Ok(())
     }
 
+    /// Sends JSON and returns what comes back.
+    ///
+    /// # Errors
+    /// If there is no answer, or another status than 200.
+    pub(crate) fn send(self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let body = body.to_string();
+        let answer = self.ask(method, path, "application/json", body.as_bytes())?;
+        let body = answer.succeeded()?;
+        serde_json::from_str(&body).with_context(|| format!("cannot read {body}"))
+    }
+
     fn ask(self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<Answer> {
         let Self(address) = self;
         let request = format!("{method} http://{address}{path}");

@@ -2,7 +2,8 @@
 //!
 //! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
 //! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
-//! `measure` is one run. `throughput`, `latency`, `chain`, `guests` and `module_latency` are the commands;
+//! `measure` is one run. `throughput`, `latency`, `chain`, `guests`, `module_latency` and `fleet` are the
+//! commands;
 //! `reference` has the programs that the gate is compared with. `README.md` says how to run it and how
 //! to read it.
 
@@ -18,6 +19,7 @@ mod chain;
 mod contender;
 mod control;
 mod events;
+mod fleet;
 mod generator;
 mod guests;
 mod latency;
@@ -54,6 +56,8 @@ enum Benchmark {
     Guests(guests::Args),
     /// Time from the upload of a module to the arrival of the first event that it processed
     ModuleLatency(module_latency::Args),
+    /// Gates that share a Redis: publishes, a storm of them under load, a large manifest
+    Fleet(fleet::Args),
     /// The bare relay, as a process of its own
     #[command(hide = true)]
     Relay(reference::relay::Args),
@@ -80,6 +84,7 @@ fn run(command: &Benchmark) -> Result<()> {
         Benchmark::Chain(args) => chain::run(args),
         Benchmark::Guests(args) => guests::run(args),
         Benchmark::ModuleLatency(args) => module_latency::run(args),
+        Benchmark::Fleet(args) => fleet::run(args),
         Benchmark::Relay(args) => reference::relay::run(args),
         Benchmark::Plain(args) => reference::plain::run(args),
     }

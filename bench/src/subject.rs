@@ -146,15 +146,27 @@ impl Subject {
     /// # Errors
     /// If the process is gone.
     pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
+        self.memory_of("VmHWM:")
+    }
+
+    fn memory_of(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))
             .with_context(|| format!("`{}` is gone", self.name))?;
         let kibibytes: u64 = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .find_map(|line| line.strip_prefix(field))
             .and_then(|value| value.trim().strip_suffix(" kB"))
             .and_then(|value| value.parse().ok())
-            .context("/proc/<pid>/status has no `VmHWM`")?;
+            .with_context(|| format!("/proc/<pid>/status has no `{field}`"))?;
         Ok(kibibytes * 1024)
+    }
+
+    /// Reads the memory that the process has resident, in bytes.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        self.memory_of("VmRSS:")
     }
 
     /// Returns its last log lines, each on a line of its own, to be put behind an error.

@@ -370,7 +370,7 @@ impl ConfigStore {
         match self {
             Self::Embedded(store) => store.put_module(entry, bytes),
             Self::Memory(store) => store.put_module(entry, bytes),
-            Self::Redis(store) => store.put_module(entry, bytes),
+            Self::Redis(store) => store.put_module(&entry, bytes),
         }
     }
 

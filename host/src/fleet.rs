@@ -194,7 +194,7 @@ impl Fleet {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn join(gate: Gate, store: Arc<ConfigStore>) -> io::Result<Option<Self>> {
+    pub fn join(gate: Gate, store: &Arc<ConfigStore>) -> io::Result<Option<Self>> {
         let Some(shared) = store.shared() else {
             return Ok(None);
         };
@@ -221,7 +221,7 @@ impl Fleet {
                 told_of_namesake: false,
             }),
             changed: Condvar::new(),
-            store: Arc::clone(&store),
+            store: Arc::clone(store),
         });
         let [for_listener, for_follower, for_herald] = links;
         let run = |name: &str, work: fn(&Inner, Link), link| {
@@ -230,7 +230,7 @@ impl Fleet {
                 .name(name.to_owned())
                 .spawn(move || work(&inner, link))
         };
-        run("listener", Inner::listen, for_listener)?;
+        run("listener", |inner, link| inner.listen(&link), for_listener)?;
         run("follower", Inner::follow, for_follower)?;
         run("herald", Inner::tell, for_herald)?;
         Ok(Some(Self { inner }))
@@ -324,10 +324,10 @@ impl Inner {
     }
 
     /// Holds a subscription and wakes the follower.
-    fn listen(&self, link: Link) {
+    fn listen(&self, link: &Link) {
         let mut backoff = Backoff::default();
         while !self.has_ended() {
-            match self.hear(&link, &mut backoff) {
+            match self.hear(link, &mut backoff) {
                 Ok(()) => return,
                 Err(outage) => self.note_outage(&outage),
             }

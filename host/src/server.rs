@@ -180,7 +180,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     // The control API stays until the end of the drain, so that one can watch it.
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
-    let fleet = Fleet::join(gate.clone(), Arc::clone(&store))?;
+    let fleet = Fleet::join(gate.clone(), &store)?;
     let control_router = control::router(ControlState::new(gate.clone(), store, fleet.clone()));
     let mut ingests = JoinSet::new();
     doors.announce()?;

@@ -1,6 +1,10 @@
 //! `streamgate module`: what authors of WASM rules do without a gate, and how a module gets to one.
 
-use std::{fmt, io, path::PathBuf, process::ExitCode};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 
@@ -62,9 +66,9 @@ pub fn run(command: Command) -> Result<ExitCode, ModuleCommandError> {
 }
 
 /// Reads a whole file.
-fn read(path: &PathBuf) -> Result<Vec<u8>, ModuleCommandError> {
+fn read(path: &Path) -> Result<Vec<u8>, ModuleCommandError> {
     super::read(path).map_err(|source| ModuleCommandError::File {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })
 }

@@ -338,10 +338,10 @@ impl Redis {
         Ok(Some(manifest))
     }
 
-    pub(super) fn put_module(&self, entry: ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn put_module(&self, entry: &ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
         self.transact(|snapshot, _| {
             let Modules { entries, stored } = &mut snapshot.modules;
-            check_room(entries, stored, &entry)?;
+            check_room(entries, stored, entry)?;
             stored.insert(entry.digest, entry.size_bytes);
             *entries = with_entry(entries, entry.clone());
             let mut changes = Changes {

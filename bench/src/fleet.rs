@@ -1,0 +1,593 @@
+//! `fleet`: gates that share a Redis.
+//!
+//! - **publish**: three gates; how long a publish takes until all of them say that it is in force.
+//! - **storm**: one gate under load, first left alone, then with a thousand publishes a second; what
+//!   that does to the latency of events and to memory.
+//! - **large**: a manifest of thousands of rules and hundreds of outputs, validated and published.
+//!
+//! All is on loopback. The Redis is started for the run, with nothing in it.
+
+use std::io::{BufRead, BufReader, Write, stdout};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::control::Control;
+use crate::receiver::empty_histogram;
+use crate::report::{Origin, Percentiles, save};
+use crate::subject::Subject;
+
+/// Gates that a publish has to reach.
+const GATES: usize = 3;
+
+/// How long anything may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Time between two writes of the load.
+const WRITE_EVERY: Duration = Duration::from_millis(1);
+
+/// Flags of `fleet`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The gate's program
+    #[arg(long)]
+    gate: PathBuf,
+    /// How many publishes are timed
+    #[arg(long, default_value_t = 200)]
+    publishes: usize,
+    /// How many of them a second; a gate applies ten at most
+    #[arg(long, default_value_t = 8.0)]
+    publishes_per_second: f64,
+    /// How long a storm is, in seconds, and the quiet before it
+    #[arg(long, default_value_t = 30)]
+    storm_seconds: u64,
+    /// Publishes a second of a storm
+    #[arg(long, default_value_t = 1_000)]
+    storm_rate: u64,
+    /// Events a second under load
+    #[arg(long, default_value_t = 10_000)]
+    rate: u64,
+    /// Rules of the large manifest
+    #[arg(long, default_value_t = 5_000)]
+    rules: usize,
+    /// Outputs of the large manifest
+    #[arg(long, default_value_t = 200)]
+    outputs: usize,
+    /// Where to write the report as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    benchmark: &'static str,
+    origin: Origin,
+    publish: Publish,
+    storm: Storm,
+    large: Large,
+}
+
+#[derive(Serialize)]
+struct Publish {
+    gates: usize,
+    publishes: usize,
+    per_second: f64,
+    /// From the request to the answer, which comes when all gates have said so.
+    all_applied: Percentiles,
+}
+
+#[derive(Serialize)]
+struct Storm {
+    seconds: u64,
+    events_per_second: u64,
+    publishes_per_second: f64,
+    /// Revisions that were made live meanwhile.
+    applied: u64,
+    quiet: Percentiles,
+    storm: Percentiles,
+    events_sent: u64,
+    events_arrived: u64,
+    resident_bytes_before: u64,
+    resident_bytes_after: u64,
+}
+
+#[derive(Serialize)]
+struct Large {
+    rules: usize,
+    outputs: usize,
+    document_bytes: usize,
+    draft_ms: f64,
+    validate_ms: f64,
+    publish_ms: f64,
+    apply_ms: f64,
+    resident_bytes_before: u64,
+    resident_bytes_after: u64,
+}
+
+/// Measures, prints, and saves the report.
+///
+/// # Errors
+/// If a process fails, an event is lost, or a gate refuses something: then there is no report.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let origin = Origin::read();
+    let mut out = stdout().lock();
+    let publish = time_publishes(args)?;
+    writeln!(
+        out,
+        "publish: in force at {GATES} gates, {} publishes: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        publish.publishes,
+        publish.all_applied.p50_us / 1e3,
+        publish.all_applied.p99_us / 1e3,
+        publish.all_applied.max_us / 1e3,
+    )?;
+    let storm = time_storm(args)?;
+    writeln!(
+        out,
+        "storm: {:.0} publishes/s for {} s, {} applied; {} of {} events arrived at {}/s",
+        storm.publishes_per_second,
+        storm.seconds,
+        storm.applied,
+        storm.events_arrived,
+        storm.events_sent,
+        storm.events_per_second,
+    )?;
+    for (name, latency) in [("quiet", &storm.quiet), ("storm", &storm.storm)] {
+        writeln!(
+            out,
+            "  {name}: p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms",
+            latency.p50_us / 1e3,
+            latency.p99_us / 1e3,
+            latency.p999_us / 1e3,
+        )?;
+    }
+    writeln!(
+        out,
+        "  resident: {:.1} MiB before, {:.1} MiB after",
+        mebibytes(storm.resident_bytes_before),
+        mebibytes(storm.resident_bytes_after),
+    )?;
+    let large = time_large(args)?;
+    writeln!(
+        out,
+        "large: {} rules, {} outputs: draft {:.0} ms, validate {:.0} ms, publish {:.0} ms, of it apply {:.1} ms; \
+         resident {:.1} MiB before, {:.1} MiB after",
+        large.rules,
+        large.outputs,
+        large.draft_ms,
+        large.validate_ms,
+        large.publish_ms,
+        large.apply_ms,
+        mebibytes(large.resident_bytes_before),
+        mebibytes(large.resident_bytes_after),
+    )?;
+    if let Some(path) = &args.json {
+        let report = Report {
+            benchmark: "fleet",
+            origin,
+            publish,
+            storm,
+            large,
+        };
+        save(path, &report)?;
+    }
+    Ok(())
+}
+
+fn time_publishes(args: &Args) -> Result<Publish> {
+    let redis = Redis::start()?;
+    let gates = (0..GATES)
+        .map(|number| Member::start(args, &redis, number, None))
+        .collect::<Result<Vec<_>>>()?;
+    let control = gates[0].control;
+    wait_until("the gates know of each other", || {
+        let status = status_of(control)?;
+        let known = status["fleet"].as_array().map_or(0, Vec::len);
+        let listen = |gate: &Member| {
+            let status = status_of(gate.control)?;
+            Ok::<_, anyhow::Error>(status["config"]["subscribed"] == true)
+        };
+        let all_listen = gates.iter().map(listen).collect::<Result<Vec<_>>>()?;
+        Ok(known == GATES && all_listen.iter().all(|listens| *listens))
+    })?;
+    let mut taken = empty_histogram();
+    let pause = Duration::from_secs_f64(1.0 / args.publishes_per_second);
+    for number in 0..args.publishes {
+        let next = Instant::now() + pause;
+        control.put_rules(&[filter(number)])?;
+        let begun = Instant::now();
+        let answer = control.send("POST", "/publish?wait=10s", &json!({}))?;
+        let took = begun.elapsed();
+        let outcomes = answer["gates"].as_array().context("no gates")?;
+        ensure!(
+            outcomes.len() == GATES && outcomes.iter().all(|gate| gate["status"] == "applied"),
+            "expected all gates to apply it, found {answer}"
+        );
+        record(&mut taken, took)?;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    for gate in gates {
+        gate.subject.stop()?;
+    }
+    Ok(Publish {
+        gates: GATES,
+        publishes: args.publishes,
+        per_second: args.publishes_per_second,
+        all_applied: Percentiles::of(&taken),
+    })
+}
+
+fn time_storm(args: &Args) -> Result<Storm> {
+    let redis = Redis::start()?;
+    let arrivals = Arrivals::listen()?;
+    let gate = Member::start(args, &redis, 0, Some(arrivals.address))?;
+    let length = Duration::from_secs(args.storm_seconds);
+    // Connections, buffers and caches are warm before anything is counted.
+    let mut sent = send(args, &gate, Duration::from_secs(2))?;
+    arrivals.wait_for(sent)?;
+    arrivals.take();
+    sent += send(args, &gate, length)?;
+    arrivals.wait_for(sent)?;
+    let quiet = arrivals.take();
+    let resident_bytes_before = gate.subject.resident_bytes()?;
+
+    let applied_before = gate.applied()?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let storm = thread::spawn({
+        let (url, ended, rate) = (redis.url(), Arc::clone(&ended), args.storm_rate);
+        let output = output(0, arrivals.address);
+        move || publish_without_end(&url, &output, rate, &ended)
+    });
+    let begun = Instant::now();
+    sent += send(args, &gate, length)?;
+    arrivals.wait_for(sent)?;
+    ended.store(true, Ordering::Relaxed);
+    let took = begun.elapsed();
+    let published = storm
+        .join()
+        .map_err(|_| anyhow::anyhow!("the storm broke off"))??;
+    let stormy = arrivals.take();
+    wait_until("the last one is in force", || {
+        Ok(gate.revision()? == published)
+    })?;
+    let result = Storm {
+        seconds: args.storm_seconds,
+        events_per_second: args.rate,
+        publishes_per_second: published as f64 / took.as_secs_f64(),
+        applied: gate.applied()? - applied_before,
+        quiet: Percentiles::of(&quiet),
+        storm: Percentiles::of(&stormy),
+        events_sent: sent,
+        events_arrived: arrivals.count(),
+        resident_bytes_before,
+        resident_bytes_after: gate.subject.resident_bytes()?,
+    };
+    gate.subject.stop()?;
+    Ok(result)
+}
+
+fn time_large(args: &Args) -> Result<Large> {
+    let redis = Redis::start()?;
+    let arrivals = Arrivals::listen()?;
+    let gate = Member::start(args, &redis, 0, None)?;
+    let resident_bytes_before = gate.subject.resident_bytes()?;
+    let outputs: Vec<Value> = (0..args.outputs)
+        .map(|number| output(number, arrivals.address))
+        .collect();
+    let draft = json!({
+        "name": "default_pipeline",
+        "processors": (0..args.rules).map(rule).collect::<Vec<_>>(),
+        "outputs": outputs,
+        "batch_size": 100,
+    });
+    let time = |method, path, body: &Value| {
+        let begun = Instant::now();
+        let answer = gate.control.send(method, path, body)?;
+        Ok::<_, anyhow::Error>((begun.elapsed().as_secs_f64() * 1e3, answer))
+    };
+    let (draft_ms, _) = time("PUT", "/draft", &draft)?;
+    let (validate_ms, _) = time("POST", "/validate", &json!({}))?;
+    let (publish_ms, answer) = time("POST", "/publish", &json!({}))?;
+    let apply_ms = answer["gates"][0]["apply_ms"].as_f64();
+    let result = Large {
+        rules: args.rules,
+        outputs: args.outputs,
+        document_bytes: draft.to_string().len(),
+        draft_ms,
+        validate_ms,
+        publish_ms,
+        apply_ms: apply_ms.context("no `apply_ms`")?,
+        resident_bytes_before,
+        resident_bytes_after: gate.subject.resident_bytes()?,
+    };
+    gate.subject.stop()?;
+    Ok(result)
+}
+
+/// A rule of the large manifest: of each type some.
+fn rule(number: usize) -> Value {
+    let id = format!("rule-{number}");
+    match number % 4 {
+        0 => json!({"id": id, "type": "redact", "params": {
+            "pattern": format!("card-{number}-\\d{{4}}"), "replacement": "[card]"}}),
+        1 => json!({"id": id, "type": "attribute_filter", "params": {
+            "attribute": "service.name", "operator": "equals", "value": format!("service-{number}")}}),
+        2 => json!({"id": id, "type": "sample", "params": {"rate": 0.5, "key": "trace_id"}}),
+        _ => filter(number),
+    }
+}
+
+fn filter(number: usize) -> Value {
+    json!({"id": format!("rule-{number}"), "type": "filter", "params": {"value": format!("word-{number}-")}})
+}
+
+fn output(number: usize, address: SocketAddr) -> Value {
+    json!({"id": format!("out-{number}"), "type": "tcp", "address": address.to_string()})
+}
+
+/// Publishes as another program does, at a rate; returns the number of the last revision.
+fn publish_without_end(url: &str, output: &Value, rate: u64, ended: &AtomicBool) -> Result<u64> {
+    let mut connection = redis::Client::open(url)?.get_connection()?;
+    let begun = Instant::now();
+    let mut number = 0;
+    while !ended.load(Ordering::Relaxed) {
+        number += 1;
+        let manifest = json!({"version": "1.0", "revision": number, "pipelines": [{
+            "processors": [filter(usize::try_from(number)?)], "outputs": [output],
+        }]});
+        redis::pipe()
+            .cmd("SET")
+            .arg("streamgate_config")
+            .arg(manifest.to_string())
+            .ignore()
+            .cmd("PUBLISH")
+            .arg("streamgate_updates")
+            .arg("RELOAD")
+            .ignore()
+            .exec(&mut connection)?;
+        let due = begun + Duration::from_secs_f64(number as f64 / rate as f64);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(number)
+}
+
+/// Sends events at the rate of the load, each with the time at which it was due; returns how many.
+fn send(args: &Args, gate: &Member, length: Duration) -> Result<u64> {
+    let mut stream = TcpStream::connect(gate.ingest).context("cannot connect to the gate")?;
+    stream.set_nodelay(true)?;
+    let (begun, mut sent) = (Instant::now(), 0);
+    let mut text = Vec::new();
+    while begun.elapsed() < length {
+        let due = u64::try_from(begun.elapsed().as_micros())? * args.rate / 1_000_000;
+        text.clear();
+        while sent < due {
+            sent += 1;
+            let at = begun + Duration::from_secs_f64(sent as f64 / args.rate as f64);
+            writeln!(text, "{} {:-<160}", nanoseconds(at), "an event ")?;
+        }
+        stream.write_all(&text).context("cannot send")?;
+        thread::sleep(WRITE_EVERY);
+    }
+    Ok(sent)
+}
+
+/// The time since the start of this program.
+fn nanoseconds(at: Instant) -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let start = *START.get_or_init(Instant::now);
+    u64::try_from(at.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the gate sends, counted and timed as it arrives.
+struct Arrivals {
+    address: SocketAddr,
+    count: Arc<AtomicU64>,
+    latency: Arc<std::sync::Mutex<Histogram<u64>>>,
+}
+
+impl Arrivals {
+    fn listen() -> Result<Self> {
+        nanoseconds(Instant::now());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let arrivals = Self {
+            address: listener.local_addr()?,
+            count: Arc::default(),
+            latency: Arc::new(std::sync::Mutex::new(empty_histogram())),
+        };
+        let (count, latency) = (Arc::clone(&arrivals.count), Arc::clone(&arrivals.latency));
+        // Ends with the process; it waits in `accept` until then.
+        thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let (count, latency) = (Arc::clone(&count), Arc::clone(&latency));
+                thread::spawn(move || read(socket, &count, &latency));
+            }
+        });
+        Ok(arrivals)
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn wait_for(&self, count: u64) -> Result<()> {
+        wait_until("all events arrived", || Ok(self.count() >= count))?;
+        ensure!(
+            self.count() == count,
+            "expected {count} events, found {}",
+            self.count()
+        );
+        Ok(())
+    }
+
+    /// Returns the latencies since it was asked last.
+    fn take(&self) -> Histogram<u64> {
+        let mut latency = self.latency.lock().unwrap_or_else(|held| held.into_inner());
+        std::mem::replace(&mut latency, empty_histogram())
+    }
+}
+
+fn read(socket: TcpStream, count: &AtomicU64, latency: &std::sync::Mutex<Histogram<u64>>) {
+    let mut reader = BufReader::with_capacity(256 * 1024, socket);
+    let mut line = Vec::new();
+    while reader
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|length| length > 0)
+    {
+        let now = nanoseconds(Instant::now());
+        let text = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let due: Option<u64> = std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        if let Some(due) = due {
+            let mut latency = latency.lock().unwrap_or_else(|held| held.into_inner());
+            latency.saturating_record(now.saturating_sub(due).max(1));
+        }
+        count.fetch_add(1, Ordering::Release);
+        line.clear();
+    }
+}
+
+fn record(histogram: &mut Histogram<u64>, time: Duration) -> Result<()> {
+    let time = u64::try_from(time.as_nanos()).context("a long time")?;
+    histogram.saturating_record(time);
+    Ok(())
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition()? {
+        ensure!(Instant::now() < deadline, "waited {DEADLINE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn status_of(control: Control) -> Result<Value> {
+    let text = control.get("/status")?.context("no `/status`")?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// A gate of the fleet.
+struct Member {
+    subject: Subject,
+    control: Control,
+    ingest: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Member {
+    fn start(
+        args: &Args,
+        redis: &Redis,
+        number: usize,
+        sends_to: Option<SocketAddr>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir().context("no temporary folder")?;
+        let name = format!("gate-{number}");
+        let program = args.gate.canonicalize();
+        let mut command = Command::new(program.context("cannot find the gate")?);
+        command.current_dir(folder.path());
+        command.args(["--store", &redis.url(), "--node", &name]);
+        for listener in ["--tcp", "--control"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        command.args(["--udp", "off", "--http", "off"]);
+        if let Some(address) = sends_to {
+            let manifest = json!({"version": "1.0", "pipelines": [{
+                "name": "default_pipeline", "processors": [], "outputs": [output(0, address)], "batch_size": 100,
+            }]});
+            // Without a number, so that those of the storm begin with 1.
+            redis.set(&manifest)?;
+        }
+        let subject = Subject::start(&name, command, &["tcp", "control"])?;
+        Ok(Self {
+            control: Control(subject.address("control")?),
+            ingest: subject.address("tcp")?,
+            subject,
+            _folder: folder,
+        })
+    }
+
+    fn revision(&self) -> Result<u64> {
+        let status = status_of(self.control)?;
+        status["revision"].as_u64().context("no revision")
+    }
+
+    /// How many revisions it has made live.
+    fn applied(&self) -> Result<u64> {
+        let text = self.control.get("/metrics")?.context("no metrics")?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("streamgate_config_applied_total"))
+            .and_then(|value| {
+                // OpenMetrics writes counters as floats.
+                let value = value.trim_start_matches("{}").trim();
+                value.split('.').next()?.parse().ok()
+            });
+        value.context("no `streamgate_config_applied_total`")
+    }
+}
+
+/// A Redis of the benchmark's own.
+struct Redis {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Result<Self> {
+        let folder = tempfile::tempdir().context("no temporary folder")?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+            .local_addr()?
+            .port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start `redis-server`; install it")?;
+        let redis = Self {
+            child,
+            port,
+            _folder: folder,
+        };
+        wait_until("Redis answers", || {
+            Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
+        })?;
+        Ok(redis)
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn set(&self, manifest: &Value) -> Result<()> {
+        let mut connection = redis::Client::open(self.url())?.get_connection()?;
+        redis::cmd("SET")
+            .arg("streamgate_config")
+            .arg(manifest.to_string())
+            .exec(&mut connection)?;
+        Ok(())
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
