@@ -7,6 +7,7 @@ mod docs;
 mod fleet;
 mod fleet_access;
 mod fleet_faults;
+mod fleet_guide;
 mod fleet_signed;
 mod framing;
 mod guests_in_process;
