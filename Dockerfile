@@ -46,6 +46,7 @@ USER 10001:10001
 # The control API has to listen on all addresses of the container to be reachable at all. It can
 # change every rule: publish it to the host only, with `-p 127.0.0.1:8000:8000`.
 ENV STREAMGATE_STORE=/var/lib/streamgate \
+    STREAMGATE_CACHE=/var/lib/streamgate/cache \
     STREAMGATE_CONTROL=0.0.0.0:8000
 VOLUME /var/lib/streamgate
 EXPOSE 8080 8081 8082/udp 8000

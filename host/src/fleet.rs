@@ -83,10 +83,10 @@ struct State {
     reload: bool,
     /// The herald is wanted.
     tell: bool,
-    /// Since when Redis answers, or does not, and why not.
-    link: LinkState,
-    since: Instant,
-    subscribed: bool,
+    /// How each thread gets on with Redis: one may be allowed what another is not.
+    listener: Health,
+    follower: Health,
+    herald: Health,
     /// The last change that was made.
     applied: Applied,
     refused: Option<Refusal>,
@@ -96,11 +96,14 @@ struct State {
     told_of_namesake: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum LinkState {
-    Unknown,
-    Up,
-    Down(Outage),
+/// How a thread gets on with Redis.
+#[derive(Debug)]
+struct Health {
+    /// What it does, for the log.
+    work: &'static str,
+    /// None until it has tried.
+    last: Option<Result<(), Outage>>,
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -207,9 +210,9 @@ impl Fleet {
                 ended: false,
                 reload: true,
                 tell: true,
-                link: LinkState::Unknown,
-                since: Instant::now(),
-                subscribed: false,
+                listener: Health::new("listening to it"),
+                follower: Health::new("reading from it"),
+                herald: Health::new("writing to it"),
                 applied: Applied {
                     revision,
                     took: Duration::ZERO,
@@ -263,10 +266,12 @@ impl Fleet {
     pub fn status(&self) -> ConfigStatus {
         let redis = self.inner.redis();
         let state = self.inner.state.lock();
-        let outage = match &state.link {
-            LinkState::Down(outage) => Some(format!("Redis cannot be used: {outage}")),
-            LinkState::Unknown | LinkState::Up => None,
-        };
+        let outage = [&state.follower, &state.listener, &state.herald]
+            .into_iter()
+            .find_map(|health| {
+                let outage = health.outage()?;
+                Some(format!("Redis cannot be used, {}: {outage}", health.work))
+            });
         let refused = state.refused.as_ref().map(Refusal::told);
         let reason = outage.or_else(|| refused.as_ref().map(|refused| refused.reason.clone()));
         ConfigStatus {
@@ -276,8 +281,8 @@ impl Fleet {
                 Some(_) => "degraded",
             },
             reason,
-            for_seconds: Some(state.since.elapsed().as_secs()),
-            subscribed: Some(state.subscribed),
+            for_seconds: Some(state.follower.since.elapsed().as_secs()),
+            subscribed: Some(state.listener.is_well()),
             signed: Some(redis.is_signed()),
             refused,
             store_behind: state.behind,
@@ -287,7 +292,7 @@ impl Fleet {
     /// Whether Redis answers, and what happened since the start.
     pub fn counters(&self) -> (bool, Counters) {
         let state = self.inner.state.lock();
-        (state.link == LinkState::Up, state.counters)
+        (state.follower.is_well(), state.counters)
     }
 
     /// Says good-bye to the others. Blocks for as long as Redis takes to answer.
@@ -329,9 +334,8 @@ impl Inner {
         while !self.has_ended() {
             match self.hear(link, &mut backoff) {
                 Ok(()) => return,
-                Err(outage) => self.note_outage(&outage),
+                Err(outage) => self.note(|state| &mut state.listener, Err(outage)),
             }
-            self.state.lock().subscribed = false;
             self.pause(backoff.next());
         }
     }
@@ -345,13 +349,10 @@ impl Inner {
         let wait = Duration::from_secs(1);
         subscription.set_read_timeout(Some(wait)).map_err(failed)?;
         *backoff = Backoff::default();
-        {
-            // What was published until now was not heard.
-            let mut state = self.state.lock();
-            state.subscribed = true;
-            state.reload = true;
-            self.changed.notify_all();
-        }
+        self.note(|state| &mut state.listener, Ok(()));
+        // What was published until now was not heard.
+        self.state.lock().reload = true;
+        self.changed.notify_all();
         let mut heard = Instant::now();
         while !self.has_ended() {
             match subscription.get_message() {
@@ -397,12 +398,12 @@ impl Inner {
                     backoff = Backoff::default();
                     let jitter = Duration::from_millis(fastrand::u64(0..1_000));
                     next = Instant::now() + POLL - jitter;
-                    self.note_contact();
+                    self.note(|state| &mut state.follower, Ok(()));
                 }
                 Err(outage) => {
                     known = None;
                     next = Instant::now() + backoff.next();
-                    self.note_outage(&outage);
+                    self.note(|state| &mut state.follower, Err(outage));
                 }
             }
         }
@@ -502,8 +503,10 @@ impl Inner {
             };
             self.warn_of_namesake(&node);
             let state = serde_json::to_vec(&node).unwrap_or_default();
-            if let Err(outage) = Redis::put_node(&mut link, &node.id, &state, LIFETIME) {
-                self.note_outage(&outage);
+            let told = Redis::put_node(&mut link, &node.id, &state, LIFETIME);
+            let failed = told.is_err();
+            self.note(|state| &mut state.herald, told);
+            if failed {
                 self.pause(Duration::from_millis(fastrand::u64(500..1_500)));
                 self.state.lock().tell = true;
             }
@@ -583,32 +586,34 @@ impl Inner {
         self.changed.notify_all();
     }
 
-    fn note_contact(&self) {
+    /// Notes how a thread got on with Redis; told in the log when that changes.
+    fn note(&self, of: fn(&mut State) -> &mut Health, result: Result<(), Outage>) {
         let mut state = self.state.lock();
-        if state.link != LinkState::Up {
-            if matches!(state.link, LinkState::Down(_)) {
-                info!(redis = self.redis().shown(), "Redis answers again");
-            }
-            state.link = LinkState::Up;
-            state.since = Instant::now();
-            state.tell = true;
-            self.changed.notify_all();
+        if let Err(outage) = &result {
+            let at = Fault::ALL.iter().position(|fault| *fault == outage.fault);
+            state.counters.faults[at.expect("`ALL` has all of them")] += 1;
         }
-    }
-
-    fn note_outage(&self, outage: &Outage) {
-        let mut state = self.state.lock();
-        let at = Fault::ALL.iter().position(|fault| *fault == outage.fault);
-        state.counters.faults[at.expect("`ALL` has all of them")] += 1;
-        if !matches!(state.link, LinkState::Down(_)) {
-            warn!(
+        let health = of(&mut state);
+        let (was_well, is_well) = (health.is_well(), result.is_ok());
+        let is_first = health.last.is_none();
+        if is_first || was_well != is_well {
+            health.since = Instant::now();
+        }
+        match &result {
+            Err(outage) if is_first || was_well => warn!(
                 redis = self.redis().shown(),
                 reason = %outage,
-                "Redis cannot be used; the gate goes on with the last good config"
-            );
-            state.since = Instant::now();
+                "Redis cannot be used, {}; the gate goes on with the last good config", health.work
+            ),
+            Ok(()) if !is_first && !was_well => {
+                info!(
+                    redis = self.redis().shown(),
+                    "Redis can be used again, {}", health.work
+                );
+            }
+            _ => {}
         }
-        state.link = LinkState::Down(outage.clone());
+        health.last = Some(result);
     }
 
     fn has_ended(&self) -> bool {
@@ -622,6 +627,24 @@ impl Inner {
         while !state.ended && Instant::now() < until {
             self.changed.wait_until(&mut state, until);
         }
+    }
+}
+
+impl Health {
+    fn new(work: &'static str) -> Self {
+        Self {
+            work,
+            last: None,
+            since: Instant::now(),
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        matches!(self.last, Some(Ok(())))
+    }
+
+    fn outage(&self) -> Option<&Outage> {
+        self.last.as_ref()?.as_ref().err()
     }
 }
 

@@ -165,8 +165,8 @@ struct Snapshot {
 #[derive(Default)]
 struct Changes {
     commands: Vec<Cmd>,
-    /// Modules travel: allow for it.
-    heavy: bool,
+    /// The list of modules is another.
+    lists_modules_anew: bool,
 }
 
 impl Redis {
@@ -245,7 +245,7 @@ impl Redis {
             changes.set(DRAFT, self.encode(Kind::Draft, "the draft", &saved)?);
             snapshot.draft = Some(draft.clone());
             self.forget_modules(snapshot, &mut changes)?;
-            Ok((changes, ()))
+            Ok(changes)
         })
         .map(|_| ())
     }
@@ -303,7 +303,7 @@ impl Redis {
                 publish.arg(UPDATES).arg(RELOAD);
                 publish
             });
-            Ok((changes, ()))
+            Ok(changes)
         })?;
         // It is in force from here on, and the caller makes it so.
         self.last_good.keep(manifest);
@@ -345,12 +345,12 @@ impl Redis {
             stored.insert(entry.digest, entry.size_bytes);
             *entries = with_entry(entries, entry.clone());
             let mut changes = Changes {
-                heavy: true,
+                lists_modules_anew: true,
                 ..Changes::default()
             };
             changes.set(&module_key(entry.digest), bytes.to_vec());
-            self.save_modules(snapshot, &mut changes)?;
-            Ok((changes, ()))
+            self.forget_modules(snapshot, &mut changes)?;
+            Ok(changes)
         })
         .map(|_| ())
     }
@@ -364,9 +364,10 @@ impl Redis {
             deleted.set(entries.len() < before);
             let mut changes = Changes::default();
             if deleted.get() {
-                self.save_modules(snapshot, &mut changes)?;
+                changes.lists_modules_anew = true;
+                self.forget_modules(snapshot, &mut changes)?;
             }
-            Ok((changes, ()))
+            Ok(changes)
         })?;
         Ok(deleted.get())
     }
@@ -687,12 +688,12 @@ impl Redis {
             info!(%digest, "bringing a module back to Redis");
             snapshot.modules.stored.insert(digest, bytes.len() as u64);
             changes.set(&module_key(digest), bytes);
-            changes.heavy = true;
+            changes.lists_modules_anew = true;
         }
         Ok(())
     }
 
-    /// Removes the modules that nothing needs any more.
+    /// Removes the modules that nothing needs any more, and writes the list of them if it is another.
     fn forget_modules(
         &self,
         snapshot: &mut Snapshot,
@@ -714,7 +715,7 @@ impl Redis {
             }
             keep
         });
-        if stored.len() < before || changes.heavy {
+        if stored.len() < before || changes.lists_modules_anew {
             changes.set(
                 MODULES,
                 self.encode(Kind::Modules, "the list of modules", &snapshot.modules)?,
@@ -723,21 +724,11 @@ impl Redis {
         Ok(())
     }
 
-    fn save_modules(
+    /// Reads, decides, writes; again if somebody else wrote in between. Returns what Redis answered to
+    /// each command.
+    fn transact(
         &self,
-        snapshot: &mut Snapshot,
-        changes: &mut Changes,
-    ) -> Result<(), StoreError> {
-        let heavy = std::mem::replace(&mut changes.heavy, true);
-        self.forget_modules(snapshot, changes)?;
-        changes.heavy = heavy;
-        Ok(())
-    }
-
-    /// Reads, decides, writes; again if somebody else wrote in between.
-    fn transact<T>(
-        &self,
-        decide: impl Fn(&mut Snapshot, &mut Connection) -> Result<(Changes, T), Failure>,
+        decide: impl Fn(&mut Snapshot, &mut Connection) -> Result<Changes, Failure>,
     ) -> Result<Vec<Reply>, StoreError> {
         for attempt in 0..MAX_ATTEMPTS {
             // So that those who collide do not go on doing so in step.
@@ -749,7 +740,7 @@ impl Redis {
                     .arg(&[CONFIG, DRAFT, MODULES, HISTORY, REVISION])
                     .exec(connection)?;
                 let mut snapshot = self.snapshot(connection)?;
-                let (changes, _) = decide(&mut snapshot, connection)?;
+                let changes = decide(&mut snapshot, connection)?;
                 if changes.commands.is_empty() {
                     cmd("UNWATCH").exec(connection)?;
                     return Ok(Some(Vec::new()));
