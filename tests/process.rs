@@ -71,7 +71,7 @@ fn environment_is_read_and_checked() {
 
     let wrong = Setup::new().without("tcp").env("TCP_PORT", "many");
     wrong.run_to_end().expect_error(2, "`tcp`: ");
-    let redis = Setup::new().env("REDIS_HOST", "redis");
+    let redis = Setup::new().without("store").env("REDIS_HOST", "redis");
     let redis = redis.env("REDIS_PORT", "many");
     redis.run_to_end().expect_error(2, "`store`: ");
 }
@@ -232,7 +232,7 @@ fn store_that_cannot_be_opened_is_an_error() {
     let file = folder.path().join("file");
     fs::write(&file, "not a directory").expect("the directory is ours");
     let ended = Setup::new().store(&file).run_to_end();
-    ended.expect_error(1, "cannot open the store");
+    ended.expect_error(1, "cannot open the directory");
     let closed = folder.path().join("closed");
     fs::create_dir(&closed).expect("the directory is ours");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("it is ours");

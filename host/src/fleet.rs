@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 use crate::{
     config_store::{
         ConfigStore, Redis, StoreError,
-        redis::{Fault, Found, Link, Outage, UPDATES, superseding},
+        redis::{Fault, Found, Link, Outage, UPDATES, is_older, superseding},
     },
     digest::Digest,
     gate::Gate,
@@ -446,10 +446,9 @@ impl Inner {
         // Held until it is in force: a publish at this gate comes before or after.
         let change = self.gate.begin_change();
         let running = redis.last_good().manifest();
-        let (number, timestamp) = (manifest.revision, manifest.timestamp);
+        let number = manifest.revision;
+        let is_older = number > 0 && is_older(&manifest, &running);
         let Some(manifest) = superseding(manifest, &running) else {
-            let is_older =
-                number > 0 && (number, timestamp) < (running.revision, running.timestamp);
             let mut state = self.state.lock();
             if is_older && state.behind != Some(number) {
                 warn!(

@@ -25,6 +25,7 @@
 //! Nothing is read without a bound: values are asked for with `GETRANGE`.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -86,6 +87,10 @@ const MAX_ATTEMPTS: usize = 16;
 
 /// Greatest number of a revision: numbers in JSON are exact up to here in every language.
 const MAX_REVISION: u64 = (1 << 53) - 1;
+
+/// Times that are no further apart are the same, in seconds: a time that is written as JSON and read
+/// again, by us or by another program, may be another in its last digits.
+const SAME_TIME_SECONDS: f64 = 0.001;
 
 /// A config store in Redis.
 #[derive(Debug)]
@@ -844,11 +849,16 @@ impl From<StoreError> for Failure {
 /// says something else and is not known to be older. Nothing else ever makes a gate go back.
 pub(crate) fn superseding(found: Manifest, running: &Manifest) -> Option<Manifest> {
     if found.revision > 0 {
-        let order = |manifest: &Manifest| (manifest.revision, manifest.timestamp);
-        return (order(&found) > order(running)).then_some(found);
+        let is_later = found.timestamp > running.timestamp + SAME_TIME_SECONDS;
+        let supersedes = match found.revision.cmp(&running.revision) {
+            Ordering::Greater => true,
+            Ordering::Equal => is_later,
+            Ordering::Less => false,
+        };
+        return supersedes.then_some(found);
     }
-    let is_older = found.timestamp > 0.0 && found.timestamp < running.timestamp;
-    if is_older || found.pipelines == running.pipelines {
+    let is_known_to_be_older = found.timestamp > 0.0 && is_older(&found, running);
+    if is_known_to_be_older || found.pipelines == running.pipelines {
         return None;
     }
     Some(Manifest {
@@ -856,6 +866,14 @@ pub(crate) fn superseding(found: Manifest, running: &Manifest) -> Option<Manifes
         timestamp: found.timestamp.max(running.timestamp),
         ..found
     })
+}
+
+/// Whether a manifest was made before the one that is running.
+pub(crate) fn is_older(found: &Manifest, running: &Manifest) -> bool {
+    if found.revision > 0 && found.revision != running.revision {
+        return found.revision < running.revision;
+    }
+    found.timestamp < running.timestamp - SAME_TIME_SECONDS
 }
 
 fn revision_key(number: u64) -> String {
@@ -881,4 +899,56 @@ fn fetch_module(
 ) -> Result<Option<Vec<u8>>, RedisError> {
     let bytes = get(connection, &module_key(digest), MAX_MODULE_BYTES)?;
     Ok((!bytes.is_empty()).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(revision: u64, timestamp: f64) -> Manifest {
+        Manifest {
+            revision,
+            timestamp,
+            ..Manifest::empty()
+        }
+    }
+
+    #[test]
+    fn what_is_newer_takes_the_place_of_what_runs_and_nothing_else_does() {
+        let running = manifest(7, 1_700_000_000.123_456);
+        for (revision, later_by, supersedes, older) in [
+            (8, 0.0, true, false),
+            (8, -3_600.0, true, false),
+            (6, 3_600.0, false, true),
+            (7, 0.0, false, false),
+            (7, 1.0, true, false),
+            (7, -1.0, false, true),
+            // What is left of a time after it was written and read.
+            (7, 0.000_000_3, false, false),
+            (7, -0.000_000_3, false, false),
+        ] {
+            let found = manifest(revision, running.timestamp + later_by);
+            assert_eq!(is_older(&found, &running), older, "{revision} {later_by}");
+            let newer = superseding(found, &running);
+            assert_eq!(newer.is_some(), supersedes, "{revision} {later_by}");
+        }
+    }
+
+    #[test]
+    fn without_a_number_what_says_something_else_counts_if_it_is_not_older() {
+        let running = manifest(7, 1_700_000_000.0);
+        let mut other = manifest(0, 0.0);
+        assert_eq!(
+            superseding(other.clone(), &running),
+            None,
+            "it says the same"
+        );
+        other.pipelines[0].batch_size = 5;
+        let newer = superseding(other.clone(), &running).expect("it says something else");
+        assert_eq!((newer.revision, newer.timestamp), (7, running.timestamp));
+        other.timestamp = running.timestamp - 1.0;
+        assert_eq!(superseding(other.clone(), &running), None, "it is older");
+        other.timestamp = running.timestamp + 1.0;
+        assert!(superseding(other, &running).is_some());
+    }
 }
