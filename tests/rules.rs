@@ -218,6 +218,28 @@ fn sample_by_target_keeps_what_is_below_it_and_thins_out_a_flood() {
 }
 
 #[test]
+fn rule_samples_of_the_reference_are_accepted() {
+    let reference = include_str!("../docs/rules.md");
+    let blocks = reference.split("<!-- rules: every one of them is accepted -->\n```json\n");
+    let rules: Vec<Value> = blocks
+        .skip(1)
+        .flat_map(|block| {
+            let (json, _) = block.split_once("```").expect("the block ends");
+            serde_json::from_str::<Vec<Value>>(json).expect("a list of rules")
+        })
+        .collect();
+    assert_eq!(rules.len(), 6);
+    let gate = Setup::new().start();
+    let wanted = "{\"tenant\": \"a-17\", \"log.level\": \"ERROR\"}\n";
+    gate.run(&json!(rules), &[]);
+    gate.send(wanted.as_bytes());
+    gate.settled(1);
+    gate.stdout
+        .wait_for(b"{\"tenant\": \"a-17\", \"log.level\": \"ERROR\",\"sample_count\":1}\n");
+    gate.stop();
+}
+
+#[test]
 fn draft_does_nothing_until_it_is_published() {
     let gate = Setup::new().start();
     let rule = json!({"id": "r", "type": "filter", "params": {"value": "DEBUG"}});

@@ -44,7 +44,8 @@ pub(crate) fn find(body: &[u8], key: &str) -> Option<Member> {
         let is_it = scanner.key()? == key;
         let value = scanner.value(1)?;
         end = value.start() + value.raw().len();
-        if is_it && found.is_none() {
+        // Of a key that stands twice, most parsers take the last.
+        if is_it {
             found = Some(Member {
                 start: value.start(),
                 end,
@@ -119,6 +120,7 @@ mod tests {
             (r#"{"a":[{"n":2}] } "#, r#"{"a":[{"n":2}],"n":10 } "#),
             (r#"{"n":2.5,"a":1}"#, r#"{"n":10,"a":1}"#),
             (r#"{"a":"x" , "n" : "text" }"#, r#"{"a":"x" , "n" : 10 }"#),
+            (r#"{"n":1,"n":2}"#, r#"{"n":1,"n":10}"#),
             (r#"{"\u006e":[1,2]}"#, r#"{"\u006e":10}"#),
         ] {
             assert_eq!(set(body, 10.0).as_deref(), Some(expected), "{body}");
