@@ -83,7 +83,7 @@ struct Ledger {
     began_ns: Option<u64>,
     /// Events in the running interval.
     seen: f64,
-    /// With so many of them it is a burst.
+    /// With more of them it is a burst.
     burst_at: f64,
     /// Scratch: the numbers of accounts, smallest first.
     order: Vec<usize>,
@@ -267,7 +267,7 @@ impl Ledger {
         };
         self.accounts[number].count += 1.0;
         self.seen += 1.0;
-        if self.seen >= self.burst_at {
+        if self.seen > self.burst_at {
             self.meet_burst(settings, now_ns);
             // Accounts may have been closed, this one not: it has just brought something.
             let number = match key {
