@@ -251,6 +251,12 @@ mod tests {
     }
 
     #[test]
+    fn the_burst_is_the_rate_rounded_up_by_default() {
+        let mut rule = throttle(&json!({"per_second": 2.5}), &Hand::default());
+        assert_eq!(passed(&mut rule, "1\n2\n3\n4\n"), 3);
+    }
+
+    #[test]
     fn each_key_has_a_rate_and_events_without_one_share_another() {
         let mut rule = throttle(
             &json!({"per_second": 1, "burst": 2, "key": "tenant"}),
