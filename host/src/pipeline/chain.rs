@@ -10,6 +10,7 @@ use streamgate_guest::{Batch, Processor};
 use streamgate_processors::{Builtin, DropAccount, OnError as ProcessorOnError, is_privacy};
 use utoipa::ToSchema;
 
+use super::clock::CLOCK;
 use crate::{
     books::{Books, Ledger, NamedRule, RuleAccount},
     config_store::StoreError,
@@ -106,7 +107,8 @@ enum Copied {
 
 impl CompiledChain {
     /// Compiles the rules. A rule that was in `previous` under the same id and type keeps its
-    /// account; a WASM rule that did not change keeps its instances too.
+    /// account; a WASM rule that did not change keeps its instances too, and a native one what it
+    /// remembers of earlier events.
     ///
     /// # Errors
     /// [`BuildError::Invalid`] for the first rule that cannot be built; its pointer starts at the
@@ -121,9 +123,7 @@ impl CompiledChain {
             let known = previous.and_then(|chain| chain.step(&rule.id, &rule.kind));
             let processor = match rule.kind.as_str() {
                 WASM => build_wasm(rule, parts, known),
-                _ => build_rule(rule)
-                    .map(Compiled::Builtin)
-                    .map_err(BuildError::Invalid),
+                _ => build_builtin(rule, known),
             };
             let processor = processor.map_err(|error| match error {
                 BuildError::Invalid(fault) => fault.under(&format!("/processors/{at}")).into(),
@@ -199,7 +199,7 @@ impl CompiledChain {
             .collect();
         let mut copied = |processor: &Compiled| match processor {
             Compiled::Builtin(builtin) => {
-                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..))))
+                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..), &CLOCK)))
             }
             Compiled::Wasm(rule) => {
                 let kept = runners
@@ -319,6 +319,15 @@ fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {
     };
     Builtin::build(&rule.kind, &rule.params, on_error)
         .map_err(|error| Invalid::new(error.code, error.pointer, error.message))
+}
+
+/// Builds a native rule; one that did not change goes on with what it remembers.
+fn build_builtin(rule: &Rule, known: Option<&Step>) -> Result<Compiled, BuildError> {
+    let mut builtin = build_rule(rule)?;
+    if let Some(Compiled::Builtin(previous)) = known.map(|step| &step.processor) {
+        builtin.continue_from(previous);
+    }
+    Ok(Compiled::Builtin(builtin))
 }
 
 fn check_wasm(rule: &Rule) -> Result<Params, Invalid> {
