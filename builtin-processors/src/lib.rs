@@ -49,13 +49,13 @@ pub enum Builtin {
     /// `attribute_filter`: drops or keeps by JSON fields.
     AttributeFilter(AttributeFilter),
     /// `dedupe`: drops what was there a moment ago.
-    Dedupe(Dedupe),
+    Dedupe(Box<Dedupe>),
     /// `redact`: replaces what must not leave.
     Redact(Redact),
     /// `sample`: keeps a share, at random, by key or by a target.
-    Sample(Sample),
+    Sample(Box<Sample>),
     /// `throttle`: drops what exceeds a rate.
-    Throttle(Throttle),
+    Throttle(Box<Throttle>),
 }
 
 /// What happens to an event that a rule fails on.
@@ -120,10 +120,10 @@ impl Builtin {
         match kind {
             "filter" => Filter::build(parse(params)?).map(Self::Filter),
             "attribute_filter" => AttributeFilter::build(parse(params)?).map(Self::AttributeFilter),
-            "dedupe" => Dedupe::build(parse(params)?).map(Self::Dedupe),
+            "dedupe" => Ok(Self::Dedupe(Box::new(Dedupe::build(parse(params)?)?))),
             "redact" => Redact::build(&parse(params)?, on_error).map(Self::Redact),
-            "sample" => Sample::build(&parse(params)?).map(Self::Sample),
-            "throttle" => Throttle::build(parse(params)?).map(Self::Throttle),
+            "sample" => Ok(Self::Sample(Box::new(Sample::build(&parse(params)?)?))),
+            "throttle" => Ok(Self::Throttle(Box::new(Throttle::build(parse(params)?)?))),
             unknown => Err(RuleError::new(
                 "unknown_rule_type",
                 "/type",

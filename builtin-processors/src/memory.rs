@@ -5,8 +5,13 @@
 //! one more comes, a key that has nothing left to say makes room, or else one that was not asked for
 //! lately (second chance: the hand passes over those that were, and forgets that they were).
 //!
-//! Cost, at most: 16 bytes of a key, its value, and 8 bytes of index. Nothing is allocated once a
-//! shard has grown to what it needs.
+//! Cost: 16 bytes of a key, its value and a mark, and 8 to 16 bytes of index; a vector that doubles has
+//! room to spare for a while. Nothing is allocated once a shard has grown to what it needs.
+//!
+//! Measured 2026-11-23, 2 cores, batches of 1,200 JSON events of 160 bytes, release: dedupe by a key takes
+//! 240 to 260 ns of processor time an event with one worker, 250 with two, 230 to 280 with four, of
+//! which most is the search for the field; throttle and sample by a target are alike. So the lock is
+//! not what limits, and no worker needs a share of its own.
 
 use std::sync::{Mutex, PoisonError};
 
