@@ -6,6 +6,8 @@
 //! every match must contain (`scan`), or else runs a widened form of the pattern that can match
 //! wherever the exact one can, never across two events; so nothing is missed.
 
+use std::ops::Range;
+
 use aho_corasick::AhoCorasick;
 use memchr::memmem;
 use regex_automata::{
@@ -15,7 +17,11 @@ use regex_automata::{
 };
 use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
 
-use crate::{RuleError, scan::Shape, shown};
+use crate::{
+    RuleError,
+    scan::{Gate, Rows},
+    shown,
+};
 
 /// Longest pattern or keyword, in bytes.
 pub(crate) const MAX_PATTERN_BYTES: usize = 16 * 1024;
@@ -143,13 +149,21 @@ pub(crate) struct Pattern {
     scan: Scan,
     /// The user's words, applied to the body of one event.
     exact: Regex,
+    /// The most bytes that a match may have, if there is a bound.
+    longest: Option<usize>,
+    widened: Hir,
 }
 
 /// How whole slices are scanned for a pattern.
 #[derive(Debug, Clone)]
 enum Scan {
-    /// For a stretch of fixed length that every match contains.
-    Shape(Shape),
+    /// For stretches of fixed length one of which every match contains.
+    Rows {
+        rows: Rows,
+        gate: Gate,
+        /// How many bytes before a hit of the gate a match may begin, if there is a bound.
+        reach_back: Option<usize>,
+    },
     /// By the widened pattern, where there is no such stretch that tells enough.
     Regex(Regex),
 }
@@ -217,32 +231,43 @@ impl Pattern {
                     invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
                 })
         };
-        let scan = match Shape::of(&widened) {
-            Some(shape) => Scan::Shape(shape),
-            None => Scan::Regex(compile(&widened)?),
+        let scan = match Rows::of(&widened) {
+            Some(rows) if rows.are_telling() => Scan::Rows {
+                gate: Gate::new([(0, &rows)]),
+                reach_back: Gate::reach_back(&rows),
+                rows,
+            },
+            _ => Scan::Regex(compile(&widened)?),
         };
         Ok(Self {
             scan,
             exact: compile(&hir)?,
+            longest: hir.properties().maximum_len(),
+            widened,
         })
+    }
+
+    /// Returns what a gate for several patterns can look for instead of this one, if there is any.
+    pub(crate) fn rows(&self) -> Option<&Rows> {
+        match &self.scan {
+            Scan::Rows { rows, .. } => Some(rows),
+            Scan::Regex(_) => None,
+        }
     }
 
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         match &self.scan {
-            Scan::Shape(shape) => shape.find(slice, at),
-            Scan::Regex(widened) => {
-                let input = Input::new(slice).span(at..slice.len()).earliest(true);
-                // The start would cost a second, backward scan; the end lies in the same event,
-                // since the widened pattern matches no line feed and never the empty string.
-                widened.search_half(&input).map(|hit| hit.offset() - 1)
-            }
+            Scan::Rows { gate, .. } => gate.find(slice, at),
+            Scan::Regex(widened) => find_end(widened, slice, at),
         }
     }
 
     /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
-        self.next_input(body, 0)
-            .is_some_and(|from| self.exact.is_match(Input::new(body).span(from..body.len())))
+        match &self.scan {
+            Scan::Rows { .. } => self.next_match(body, 0, None).is_some(),
+            Scan::Regex(_) => self.exact.is_match(body),
+        }
     }
 
     /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
@@ -251,34 +276,46 @@ impl Pattern {
         &self,
         body: &[u8],
         at: usize,
+        mut captures: Option<&mut Captures>,
+    ) -> Option<Match> {
+        let Scan::Rows {
+            gate, reach_back, ..
+        } = &self.scan
+        else {
+            return self.search(body, at..body.len(), captures);
+        };
+        // The regex is slow, so it gets no more than what a match around a hit can lie in.
+        let mut from = at;
+        loop {
+            let hit = gate.find(body, from)?;
+            let start = reach_back.map_or(at, |back| hit.saturating_sub(back).max(at));
+            let end = self
+                .longest
+                .and_then(|longest| hit.checked_add(longest))
+                .map_or(body.len(), |end| end.min(body.len()));
+            let found = self.search(body, start..end, captures.as_deref_mut());
+            match found {
+                // What begins behind the hit may have been cut off, and has a hit of its own.
+                Some(found) if found.start() <= hit || end == body.len() => return Some(found),
+                None if end == body.len() => return None,
+                _ => from = hit + 1,
+            }
+        }
+    }
+
+    fn search(
+        &self,
+        body: &[u8],
+        span: Range<usize>,
         captures: Option<&mut Captures>,
     ) -> Option<Match> {
-        let from = self.next_input(body, at)?;
-        let input = Input::new(body).span(from..body.len());
+        let input = Input::new(body).span(span);
         match captures {
             None => self.exact.search(&input),
             Some(captures) => {
                 self.exact.search_captures(&input, captures);
                 captures.get_match()
             }
-        }
-    }
-
-    /// Returns where the regex has to begin; `None` if there cannot be a match.
-    ///
-    /// It is slow, so it is brought as near to the next match as can be told.
-    fn next_input(&self, body: &[u8], at: usize) -> Option<usize> {
-        let Scan::Shape(shape) = &self.scan else {
-            return Some(at);
-        };
-        let row = shape.find(body, at)?;
-        // A row may also lie inside what was matched before, or belong to no match; then the regex
-        // goes on from here to the next one by itself.
-        match shape.most_before() {
-            Some(most_before) if body[at..].is_ascii() => {
-                Some(row.saturating_sub(most_before).max(at))
-            }
-            _ => Some(at),
         }
     }
 
@@ -294,6 +331,68 @@ impl Pattern {
     /// Returns the number of groups, the whole match included.
     pub(crate) fn group_count(&self) -> usize {
         self.exact.group_info().group_len(PatternID::ZERO)
+    }
+}
+
+/// Finds the last byte of the next match of a widened pattern.
+fn find_end(widened: &Regex, slice: &[u8], at: usize) -> Option<usize> {
+    let input = Input::new(slice).span(at..slice.len()).earliest(true);
+    // The start would cost a second, backward scan; the end lies in the same event, since the
+    // widened pattern matches no line feed and never the empty string.
+    widened.search_half(&input).map(|hit| hit.offset() - 1)
+}
+
+/// Looks for all patterns that have no rows, in one pass.
+#[derive(Debug, Clone)]
+pub(crate) struct Residue {
+    /// One regex for all of them; several where one would take too much memory.
+    regexes: Vec<Regex>,
+}
+
+impl Residue {
+    /// Makes the scan for those of `patterns` that have no rows.
+    pub(crate) fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
+        let mut regexes = Vec::new();
+        let without_rows: Vec<&Pattern> = patterns
+            .into_iter()
+            .filter(|pattern| pattern.rows().is_none())
+            .collect();
+        fuse(&without_rows, &mut regexes);
+        Self { regexes }
+    }
+
+    /// Whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.regexes.is_empty()
+    }
+
+    /// Finds a byte of the next event that one of the patterns may match in, at or after `at`.
+    pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
+        let ends = self.regexes.iter().map(|regex| find_end(regex, slice, at));
+        ends.flatten().min()
+    }
+}
+
+/// Compiles patterns into one regex, or each half of them if that is too large.
+fn fuse(patterns: &[&Pattern], regexes: &mut Vec<Regex>) {
+    match patterns {
+        [] => {}
+        [only] => {
+            if let Scan::Regex(widened) = &only.scan {
+                regexes.push(widened.clone());
+            }
+        }
+        many => {
+            let hirs: Vec<&Hir> = many.iter().map(|pattern| &pattern.widened).collect();
+            match Regex::builder().configure(regex_config()).build_many_from_hir(&hirs) {
+                Ok(regex) => regexes.push(regex),
+                Err(_) => {
+                    let (low, high) = many.split_at(many.len() / 2);
+                    fuse(low, regexes);
+                    fuse(high, regexes);
+                }
+            }
+        }
     }
 }
 
