@@ -13,6 +13,8 @@ pub use filter::Filter;
 pub use redact::Redact;
 pub use sample::Sample;
 
+pub mod detectors;
+
 mod attribute_filter;
 mod filter;
 mod json;
@@ -95,7 +97,7 @@ impl Builtin {
         match kind {
             "filter" => Filter::build(parse(params)?).map(Self::Filter),
             "attribute_filter" => AttributeFilter::build(parse(params)?).map(Self::AttributeFilter),
-            "redact" => Redact::build(&parse(params)?, on_error).map(Self::Redact),
+            "redact" => Redact::build(parse(params)?, on_error).map(Self::Redact),
             "sample" => Sample::build(parse(params)?).map(Self::Sample),
             unknown => Err(RuleError::new(
                 "unknown_rule_type",

@@ -265,17 +265,19 @@ impl Pattern {
     /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
         match &self.scan {
-            Scan::Rows { .. } => self.next_match(body, 0, None).is_some(),
+            Scan::Rows { .. } => self.next_match(body, 0, 0, None).is_some(),
             Scan::Regex(_) => self.exact.is_match(body),
         }
     }
 
     /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
-    /// them.
+    /// them. Before `from` there must be no hit of a gate that looks for [`rows`](Self::rows); `at`
+    /// is always right.
     pub(crate) fn next_match(
         &self,
         body: &[u8],
         at: usize,
+        mut from: usize,
         mut captures: Option<&mut Captures>,
     ) -> Option<Match> {
         let Scan::Rows {
@@ -285,7 +287,6 @@ impl Pattern {
             return self.search(body, at..body.len(), captures);
         };
         // The regex is slow, so it gets no more than what a match around a hit can lie in.
-        let mut from = at;
         loop {
             let hit = gate.find(body, from)?;
             let start = reach_back.map_or(at, |back| hit.saturating_sub(back).max(at));
@@ -361,11 +362,6 @@ impl Residue {
         Self { regexes }
     }
 
-    /// Whether there is nothing to look for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.regexes.is_empty()
-    }
-
     /// Finds a byte of the next event that one of the patterns may match in, at or after `at`.
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         let ends = self.regexes.iter().map(|regex| find_end(regex, slice, at));
@@ -384,7 +380,10 @@ fn fuse(patterns: &[&Pattern], regexes: &mut Vec<Regex>) {
         }
         many => {
             let hirs: Vec<&Hir> = many.iter().map(|pattern| &pattern.widened).collect();
-            match Regex::builder().configure(regex_config()).build_many_from_hir(&hirs) {
+            match Regex::builder()
+                .configure(regex_config())
+                .build_many_from_hir(&hirs)
+            {
                 Ok(regex) => regexes.push(regex),
                 Err(_) => {
                     let (low, high) = many.split_at(many.len() / 2);

@@ -112,11 +112,6 @@ impl Gate {
         Self { rows, groups }
     }
 
-    /// Whether there is nothing to look for.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Returns how many bytes before a hit of the pattern a match may begin, if there is a bound.
     pub(crate) fn reach_back(pattern: &Rows) -> Option<usize> {
         let window = |places: &Vec<ByteSet>| Row::new(places, 0).window;
@@ -140,7 +135,8 @@ impl Gate {
     ) -> ControlFlow<B> {
         #[cfg(target_arch = "x86_64")]
         if has_avx2() {
-            let each = |group: usize, at: usize, bits| self.confirm(haystack, group, at, bits, &mut visit);
+            let each =
+                |group: usize, at: usize, bits| self.confirm(haystack, group, at, bits, &mut visit);
             return match self.groups.len() {
                 0 => ControlFlow::Continue(()),
                 1 => avx2::scan::<1, B>(&self.groups, haystack, at, each),
@@ -201,7 +197,12 @@ impl Row {
         let bytes = at
             .checked_sub(self.window)
             .and_then(|start| haystack.get(start..start + self.places.len()));
-        bytes.is_some_and(|bytes| self.places.iter().zip(bytes).all(|(set, &byte)| set.contains(byte)))
+        bytes.is_some_and(|bytes| {
+            self.places
+                .iter()
+                .zip(bytes)
+                .all(|(set, &byte)| set.contains(byte))
+        })
     }
 
     /// The set at each place of the window; anything, behind the row.
@@ -242,7 +243,10 @@ fn buckets(rows: &[Row], most: usize) -> Vec<Vec<usize>> {
         let size = rows.len().div_ceil(most);
         let chunks = sorted.chunks(size);
         buckets.extend(chunks.map(|chunk| {
-            let union = chunk.iter().skip(1).fold(chunk[0].1, |a, b| union(&a, &b.1));
+            let union = chunk
+                .iter()
+                .skip(1)
+                .fold(chunk[0].1, |a, b| union(&a, &b.1));
             (chunk.iter().map(|(row, _)| *row).collect(), union)
         }));
     } else {
@@ -261,7 +265,10 @@ fn buckets(rows: &[Row], most: usize) -> Vec<Vec<usize>> {
 
 /// The two buckets whose union answers least often, beyond what they answer to alone.
 fn cheapest_pair(buckets: &[(Vec<usize>, [ByteSet; WINDOW])]) -> (usize, usize) {
-    let likely: Vec<f64> = buckets.iter().map(|(_, sets)| rows::likelihood(sets)).collect();
+    let likely: Vec<f64> = buckets
+        .iter()
+        .map(|(_, sets)| rows::likelihood(sets))
+        .collect();
     let mut best = (f64::INFINITY, (0, 1));
     for b in 1..buckets.len() {
         for a in 0..b {
@@ -357,7 +364,11 @@ mod tests {
         ] {
             let found = Rows::of(&hir(pattern)).expect(pattern);
             assert!(found.are_telling(), "{pattern}: {found:?}");
-            assert!(found.rows.len() <= rows, "{pattern}: {:?}", found.rows.len());
+            assert!(
+                found.rows.len() <= rows,
+                "{pattern}: {:?}",
+                found.rows.len()
+            );
         }
         for pattern in [r"[a-z]+", r"\w\s\w", "(?:e|t)", r"\d+"] {
             assert!(
@@ -388,7 +399,10 @@ mod tests {
         let nested = (0..20).fold("a".to_owned(), |inner, _| format!("(?:{inner}b?)+"));
         let begun = std::time::Instant::now();
         Rows::of(&hir(&nested));
-        Rows::of(&hir(&format!("(?:{}){{3,}}", "(?:a?b?c?d?){2,9}".repeat(30))));
+        Rows::of(&hir(&format!(
+            "(?:{}){{3,}}",
+            "(?:a?b?c?d?){2,9}".repeat(30)
+        )));
         assert!(begun.elapsed().as_secs() < 20);
     }
 
@@ -397,7 +411,10 @@ mod tests {
         let gate = gate(r"\d{3}-\d{2}-\d{4}").expect("has a row");
         let text = "id \u{661}23-45-6789 and more text behind it to fill a block of 64 bytes";
         assert_eq!(gate.find(text.as_bytes(), 0), Some(3));
-        assert_eq!(gate.find("naïve façade — no digits, 12-34".as_bytes(), 0), None);
+        assert_eq!(
+            gate.find("naïve façade — no digits, 12-34".as_bytes(), 0),
+            None
+        );
     }
 
     #[test]
@@ -408,7 +425,14 @@ mod tests {
                 .collect();
             let gate = Gate::new(rows.iter().enumerate());
             let haystack = (0..400)
-                .map(|n| format!("k{}=abc x-{} k{n}:1 {}", n * 7 % 800, n % 50, "é".repeat(n % 5)))
+                .map(|n| {
+                    format!(
+                        "k{}=abc x-{} k{n}:1 {}",
+                        n * 7 % 800,
+                        n % 50,
+                        "é".repeat(n % 5)
+                    )
+                })
                 .collect::<String>();
             agree(&gate, haystack.as_bytes(), 0);
         }

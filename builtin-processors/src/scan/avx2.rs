@@ -14,9 +14,9 @@
 
 use std::{
     arch::x86_64::{
-        __m256i, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_loadu_si256,
-        _mm256_or_si256, _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
-        _mm256_srli_epi16, _mm256_storeu_si256, _mm256_testz_si256, _mm_loadu_si128,
+        __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
+        _mm256_loadu_si256, _mm256_or_si256, _mm256_set1_epi8, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256, _mm256_testz_si256,
     },
     ops::ControlFlow,
 };
@@ -79,8 +79,9 @@ fn scan_with_avx2<const G: usize, B>(
     copy[..rest.len()].copy_from_slice(rest);
     let mut offset = 0;
     while offset < rest.len() {
-        let bytes: &[u8; VECTOR + SPAN] =
-            copy[offset..offset + VECTOR + SPAN].try_into().expect("is as long");
+        let bytes: &[u8; VECTOR + SPAN] = copy[offset..offset + VECTOR + SPAN]
+            .try_into()
+            .expect("is as long");
         let left = first_places(&tables, bytes, 0);
         let behind = rest.len() - offset;
         let mut each = |group, at, bits| match at < behind {

@@ -21,7 +21,10 @@ impl ByteSet {
 
     /// Whether every byte of `other` is in this set.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        self.0.iter().zip(other.0).all(|(own, other)| own & other == other)
+        self.0
+            .iter()
+            .zip(other.0)
+            .all(|(own, other)| own & other == other)
     }
 
     pub(crate) fn union(mut self, other: &Self) -> Self {

@@ -106,7 +106,11 @@ impl Rows {
 pub(super) fn rate_in_sample(row: &[ByteSet]) -> f64 {
     let hits = SAMPLE
         .windows(row.len())
-        .filter(|window| row.iter().zip(*window).all(|(set, byte)| set.contains(*byte)))
+        .filter(|window| {
+            row.iter()
+                .zip(*window)
+                .all(|(set, byte)| set.contains(*byte))
+        })
         .count();
     share(hits, SAMPLE.len())
 }
@@ -248,7 +252,9 @@ fn best_rows(items: &[Item], budget: &mut usize, room: usize) -> Option<Rows> {
     let mut found: Vec<(f64, Rows)> = Vec::new();
     for start in &all {
         for length in LENGTHS {
-            let Some(rows) = follow(start, length, budget) else { break };
+            let Some(rows) = follow(start, length, budget) else {
+                break;
+            };
             if found.iter().all(|(_, other)| other.rows != rows.rows) {
                 let likely: f64 = rows.rows.iter().map(|row| likelihood(row)).sum();
                 found.push((likely + price(&rows), rows));
