@@ -19,7 +19,7 @@ use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Rep
 
 use crate::{
     RuleError,
-    scan::{Gate, Rows},
+    scan::{ByteSet, Gate, Rows},
     shown,
 };
 
@@ -154,6 +154,18 @@ pub(crate) struct Pattern {
     widened: Hir,
 }
 
+/// What a pattern is matched against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The bodies of events.
+    Events,
+    /// Parts of them.
+    Parts,
+    /// The bodies of events, where a match counts only if none of the bytes stands right before or
+    /// behind it; some that do not count may not be found.
+    Beside(ByteSet),
+}
+
 /// How whole slices are scanned for a pattern.
 #[derive(Debug, Clone)]
 enum Scan {
@@ -177,6 +189,16 @@ impl Pattern {
     pub(crate) fn build(
         pattern: &str,
         ignore_case: bool,
+        pointer: &str,
+    ) -> Result<Self, RuleError> {
+        Self::build_for(pattern, ignore_case, Use::Events, pointer)
+    }
+
+    /// As [`build`](Self::build), for another use.
+    pub(crate) fn build_for(
+        pattern: &str,
+        ignore_case: bool,
+        purpose: Use,
         pointer: &str,
     ) -> Result<Self, RuleError> {
         if pattern.len() > MAX_PATTERN_BYTES && pointer.ends_with("/pattern") {
@@ -208,7 +230,7 @@ impl Pattern {
                 ),
             ));
         }
-        let widened = widen(&hir);
+        let widened = widen(&hir, purpose == Use::Parts);
         if widened.properties().minimum_len().is_none() {
             return Err(RuleError::new(
                 "pattern_never_matches",
@@ -231,7 +253,11 @@ impl Pattern {
                     invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
                 })
         };
-        let scan = match Rows::of(&widened) {
+        let rows = Rows::of(&widened).map(|rows| match purpose {
+            Use::Beside(never) => rows.never_beside(never),
+            Use::Events | Use::Parts => rows,
+        });
+        let scan = match rows {
             Some(rows) if rows.are_telling() => Scan::Rows {
                 gate: Gate::new([(0, &rows)]),
                 reach_back: Gate::reach_back(&rows),
@@ -265,19 +291,19 @@ impl Pattern {
     /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
         match &self.scan {
-            Scan::Rows { .. } => self.next_match(body, 0, 0, None).is_some(),
+            Scan::Rows { .. } => self.next_match(body, 0, None, None).is_some(),
             Scan::Regex(_) => self.exact.is_match(body),
         }
     }
 
     /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
-    /// them. Before `from` there must be no hit of a gate that looks for [`rows`](Self::rows); `at`
-    /// is always right.
+    /// them. `known` is the first place at or after `at` where a gate that looks for
+    /// [`rows`](Self::rows) has a hit, if that is known.
     pub(crate) fn next_match(
         &self,
         body: &[u8],
         at: usize,
-        mut from: usize,
+        known: Option<usize>,
         mut captures: Option<&mut Captures>,
     ) -> Option<Match> {
         let Scan::Rows {
@@ -287,8 +313,9 @@ impl Pattern {
             return self.search(body, at..body.len(), captures);
         };
         // The regex is slow, so it gets no more than what a match around a hit can lie in.
+        let mut next = known.or_else(|| gate.find(body, at));
         loop {
-            let hit = gate.find(body, from)?;
+            let hit = next?;
             let start = reach_back.map_or(at, |back| hit.saturating_sub(back).max(at));
             let end = self
                 .longest
@@ -299,7 +326,7 @@ impl Pattern {
                 // What begins behind the hit may have been cut off, and has a hit of its own.
                 Some(found) if found.start() <= hit || end == body.len() => return Some(found),
                 None if end == body.len() => return None,
-                _ => from = hit + 1,
+                _ => next = gate.find(body, hit + 1),
             }
         }
     }
@@ -407,10 +434,10 @@ fn regex_config() -> regex_automata::meta::Config {
 /// matches in.
 ///
 /// Line feeds are taken out of every class, so that no match spans two events. An anchor at the
-/// start becomes the start of a line; other anchors become nothing, since what they look at (the
+/// start becomes the start of a line, or nothing if it may be that of a part; other anchors become nothing, since what they look at (the
 /// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
 /// of a body and a line end are alike to them. Groups are dropped.
-fn widen(hir: &Hir) -> Hir {
+fn widen(hir: &Hir, in_parts: bool) -> Hir {
     match hir.kind() {
         HirKind::Empty => Hir::empty(),
         HirKind::Literal(literal) if literal.0.contains(&b'\n') => Hir::fail(),
@@ -427,16 +454,21 @@ fn widen(hir: &Hir) -> Hir {
             class.difference(&ClassBytes::new([feed]));
             Hir::class(Class::Bytes(class))
         }
+        HirKind::Look(Look::Start | Look::StartLF) if in_parts => Hir::empty(),
         HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartLF),
         HirKind::Look(Look::End | Look::EndLF | Look::StartCRLF | Look::EndCRLF) => Hir::empty(),
         HirKind::Look(boundary) => Hir::look(*boundary),
         HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            sub: Box::new(widen(&repetition.sub)),
+            sub: Box::new(widen(&repetition.sub, in_parts)),
             ..repetition.clone()
         }),
-        HirKind::Capture(capture) => widen(&capture.sub),
-        HirKind::Concat(parts) => Hir::concat(parts.iter().map(widen).collect()),
-        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(widen).collect()),
+        HirKind::Capture(capture) => widen(&capture.sub, in_parts),
+        HirKind::Concat(parts) => {
+            Hir::concat(parts.iter().map(|part| widen(part, in_parts)).collect())
+        }
+        HirKind::Alternation(parts) => {
+            Hir::alternation(parts.iter().map(|part| widen(part, in_parts)).collect())
+        }
     }
 }
 

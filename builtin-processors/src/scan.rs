@@ -3,7 +3,7 @@
 //! Most patterns that people write hold a stretch of fixed length: three digits, a hyphen, two
 //! digits, a hyphen, four digits. `rows` finds the most telling such stretches in a pattern's HIR. A
 //! [`Gate`] looks for the rows of all its patterns together, whether they are five or a hundred: of
-//! each row it takes a *window* of up to eight places, puts the rows into at most 8, 16 or 32 buckets,
+//! each row it takes a *window* of up to twelve places, puts the rows into at most 8, 16 or 32 buckets,
 //! and asks of every position at once in which buckets a window may lie there. Each place costs two
 //! look-ups in tables of sixteen, for 32 positions and 8 buckets together, as in Hyperscan's "Teddy";
 //! here with classes instead of letters. Nearly all bytes pass by that alone; where a bucket answers,
@@ -19,6 +19,7 @@
 use std::ops::ControlFlow;
 
 pub(crate) use byte_set::ByteSet;
+use rows::Places;
 pub(crate) use rows::Rows;
 
 #[cfg(target_arch = "x86_64")]
@@ -28,9 +29,9 @@ mod rows;
 mod scalar;
 
 /// Places of a row that the tables are about.
-const WINDOW: usize = 8;
+const WINDOW: usize = 12;
 
-/// Places that are looked up at every position; the others of the window where these answer.
+/// Places that are looked up at every position; as many more of the window where these answer, and so on.
 const FIRST: usize = 4;
 
 /// Buckets that one look-up is about: the bits of a byte.
@@ -40,11 +41,11 @@ const BUCKETS: usize = 8;
 ///
 /// Fewer rows in a bucket answer less often in vain, but each look-up takes time everywhere.
 /// Measured with `cargo bench -p streamgate-processors`.
-const ROWS_FOR_ONE: usize = 32;
-const ROWS_FOR_TWO: usize = 320;
+const ROWS_FOR_ONE: usize = 24;
+const ROWS_FOR_TWO: usize = 64;
 
 /// More rows than this are put into buckets by their order, and not by what they have in common.
-const MAX_COMPARED_ROWS: usize = 96;
+const MAX_COMPARED_ROWS: usize = 400;
 
 /// Looks for the rows of many patterns.
 #[derive(Clone, Debug)]
@@ -67,13 +68,16 @@ struct Row {
     places: Vec<ByteSet>,
     /// Where in the row its window begins.
     window: usize,
+    /// Bytes that do not stand right before the row, or behind it.
+    not_before: ByteSet,
+    not_behind: ByteSet,
     owner: usize,
 }
 
 /// Eight buckets of rows.
 #[derive(Clone, Debug)]
 struct Group {
-    buckets: [Vec<usize>; BUCKETS],
+    buckets: [Bucket; BUCKETS],
     /// For each place of the window, by the low and by the high half of a byte, the buckets that
     /// have such a byte there.
     #[cfg_attr(
@@ -81,6 +85,21 @@ struct Group {
         expect(dead_code, reason = "only the vector engine reads it")
     )]
     tables: [Table; WINDOW],
+}
+
+/// Rows that are looked for together.
+#[derive(Clone, Debug, Default)]
+struct Bucket {
+    shelves: Vec<Shelf>,
+}
+
+/// Up to 64 rows of a bucket.
+#[derive(Clone, Debug)]
+struct Shelf {
+    rows: Vec<usize>,
+    /// For each place of the window, by the low and by the high half of a byte, the rows that may
+    /// have such a byte there: a bit each.
+    by_half: Box<[[[u64; 16]; 2]; WINDOW]>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,9 +113,15 @@ impl Gate {
     pub(crate) fn new<'a>(patterns: impl IntoIterator<Item = (usize, &'a Rows)>) -> Self {
         let mut rows = Vec::new();
         for (owner, pattern) in patterns {
-            rows.extend(pattern.rows.iter().map(|places| Row::new(places, owner)));
+            let row = |places| Row::new(places, pattern.never_beside, owner);
+            rows.extend(pattern.rows.iter().map(row));
             if !pattern.beyond.is_empty() {
-                rows.push(Row::new(&[pattern.beyond], owner));
+                let place = Places {
+                    sets: vec![pattern.beyond],
+                    begins: false,
+                    ends: false,
+                };
+                rows.push(Row::new(&place, ByteSet::default(), owner));
             }
         }
         let groups = match rows.len() {
@@ -114,10 +139,18 @@ impl Gate {
 
     /// Returns how many bytes before a hit of the pattern a match may begin, if there is a bound.
     pub(crate) fn reach_back(pattern: &Rows) -> Option<usize> {
-        let window = |places: &Vec<ByteSet>| Row::new(places, 0).window;
-        let windows = pattern.rows.iter().map(window).max().unwrap_or(0);
+        let windows = pattern
+            .rows
+            .iter()
+            .map(|row| most_telling_window(&row.sets));
+        let windows = windows.max().unwrap_or(0);
         // The place in a row that a longer character stands at is not known.
-        let longest = pattern.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = pattern
+            .rows
+            .iter()
+            .map(|row| row.sets.len())
+            .max()
+            .unwrap_or(0);
         let beyond = match pattern.beyond.is_empty() {
             true => 0,
             false => 4 * longest.max(MAX_ROW_PLACES),
@@ -167,11 +200,15 @@ impl Gate {
     ) -> ControlFlow<B> {
         while bits != 0 {
             let bucket = bits.trailing_zeros() as usize;
-            for &row in &self.groups[group].buckets[bucket] {
-                let row = &self.rows[row];
-                if row.lies_at(haystack, at) {
-                    let owner = row.owner;
-                    visit(Hit { at, owner })?;
+            for shelf in &self.groups[group].buckets[bucket].shelves {
+                let mut left = shelf.rows_at(haystack, at);
+                while left != 0 {
+                    let row = &self.rows[shelf.rows[left.trailing_zeros() as usize]];
+                    if row.lies_at(haystack, at) {
+                        let owner = row.owner;
+                        visit(Hit { at, owner })?;
+                    }
+                    left &= left - 1;
                 }
             }
             bits &= bits - 1;
@@ -180,29 +217,49 @@ impl Gate {
     }
 }
 
+/// The longest escape in a JSON string: what stands behind one stands behind no letter or digit.
+const LONGEST_ESCAPE: usize = 6;
+
 /// Places of the longest row that there is.
 const MAX_ROW_PLACES: usize = 24;
 
 impl Row {
-    fn new(places: &[ByteSet], owner: usize) -> Self {
+    fn new(row: &Places, never_beside: ByteSet, owner: usize) -> Self {
+        let beside = |is_edge| match is_edge {
+            true => never_beside,
+            false => ByteSet::default(),
+        };
         Self {
-            window: most_telling_window(places),
-            places: places.to_vec(),
+            window: most_telling_window(&row.sets),
+            places: row.sets.clone(),
+            not_before: beside(row.begins),
+            not_behind: beside(row.ends),
             owner,
         }
     }
 
     /// Whether the whole row lies in `haystack` such that its window begins at `at`.
     fn lies_at(&self, haystack: &[u8], at: usize) -> bool {
-        let bytes = at
-            .checked_sub(self.window)
-            .and_then(|start| haystack.get(start..start + self.places.len()));
-        bytes.is_some_and(|bytes| {
-            self.places
-                .iter()
-                .zip(bytes)
-                .all(|(set, &byte)| set.contains(byte))
-        })
+        let Some(start) = at.checked_sub(self.window) else {
+            return false;
+        };
+        let Some(bytes) = haystack.get(start..start + self.places.len()) else {
+            return false;
+        };
+        let lies = |(set, &byte): (&ByteSet, &u8)| set.contains(byte);
+        if !self.places.iter().zip(bytes).all(lies) {
+            return false;
+        }
+        if let Some(&behind) = haystack.get(start + self.places.len())
+            && self.not_behind.contains(behind)
+        {
+            return false;
+        }
+        let before = &haystack[start.saturating_sub(LONGEST_ESCAPE)..start];
+        !before
+            .last()
+            .is_some_and(|&byte| self.not_before.contains(byte))
+            || before.contains(&b'\\')
     }
 
     /// The set at each place of the window; anything, behind the row.
@@ -221,11 +278,12 @@ fn most_telling_window(places: &[ByteSet]) -> usize {
     let last = places.len().saturating_sub(WINDOW);
     let cost = |window: usize| {
         let places = &places[window..places.len().min(window + WINDOW)];
-        let first = &places[..places.len().min(FIRST)];
+        let rate = |most: usize| {
+            let places = &places[..places.len().min(most)];
+            rows::rate_in_sample(places) + rows::likelihood(places)
+        };
         // What passes the first places costs little, what passes them all costs a comparison.
-        rows::rate_in_sample(first)
-            + rows::likelihood(first)
-            + 4.0 * (rows::rate_in_sample(places) + rows::likelihood(places))
+        rate(FIRST) + rate(2 * FIRST) + 4.0 * rate(WINDOW)
     };
     (0..=last)
         .map(|window| (cost(window), window))
@@ -251,36 +309,59 @@ fn buckets(rows: &[Row], most: usize) -> Vec<Vec<usize>> {
         }));
     } else {
         buckets.extend(sorted.into_iter().map(|(row, window)| (vec![row], window)));
-        while buckets.len() > most {
-            let (a, b) = cheapest_pair(&buckets);
-            let (rows, window) = buckets.swap_remove(b);
-            buckets[a].0.extend(rows);
-            buckets[a].1 = union(&buckets[a].1, &window);
-        }
+        merge_alike(&mut buckets, most);
     }
     let mut buckets: Vec<Vec<usize>> = buckets.into_iter().map(|(rows, _)| rows).collect();
     buckets.resize(most, Vec::new());
     buckets
 }
 
-/// The two buckets whose union answers least often, beyond what they answer to alone.
-fn cheapest_pair(buckets: &[(Vec<usize>, [ByteSet; WINDOW])]) -> (usize, usize) {
-    let likely: Vec<f64> = buckets
-        .iter()
-        .map(|(_, sets)| rows::likelihood(sets))
+/// Merges the two buckets whose union answers least often, beyond what they answer to alone, until
+/// no more than `most` are left.
+fn merge_alike(buckets: &mut Vec<(Vec<usize>, [ByteSet; WINDOW])>, most: usize) {
+    // What passes the first places costs a little too.
+    let cost =
+        |sets: &[ByteSet; WINDOW]| rows::likelihood(sets) + rows::likelihood(&sets[..FIRST]) / 16.0;
+    let mut alone: Vec<f64> = buckets.iter().map(|(_, sets)| cost(sets)).collect();
+    let pair = |buckets: &[(Vec<usize>, [ByteSet; WINDOW])], alone: &[f64], a: usize, b: usize| {
+        cost(&union(&buckets[a].1, &buckets[b].1)) - alone[a] - alone[b]
+    };
+    // For each bucket, its cheapest partner among those before it.
+    let cheapest = |buckets: &[(Vec<usize>, [ByteSet; WINDOW])], alone: &[f64], b: usize| {
+        (0..b)
+            .map(|a| (pair(buckets, alone, a, b), a))
+            .min_by(|x, y| x.0.total_cmp(&y.0))
+            .unwrap_or((f64::INFINITY, 0))
+    };
+    let mut partners: Vec<(f64, usize)> = (0..buckets.len())
+        .map(|b| cheapest(buckets, &alone, b))
         .collect();
-    let mut best = (f64::INFINITY, (0, 1));
-    for b in 1..buckets.len() {
-        for a in 0..b {
-            let together = rows::likelihood(&union(&buckets[a].1, &buckets[b].1));
-            // Logarithms of chances, as it were: what is rare must not be mixed with what is not.
-            let cost = together - likely[a] - likely[b];
-            if cost < best.0 {
-                best = (cost, (a, b));
+    while buckets.len() > most {
+        let best = (0..partners.len()).min_by(|&x, &y| partners[x].0.total_cmp(&partners[y].0));
+        let Some(b) = best.filter(|&b| b > 0) else {
+            return;
+        };
+        let a = partners[b].1;
+        let (rows, sets) = buckets.remove(b);
+        alone.remove(b);
+        partners.remove(b);
+        buckets[a].0.extend(rows);
+        buckets[a].1 = union(&buckets[a].1, &sets);
+        alone[a] = cost(&buckets[a].1);
+        for at in a..buckets.len() {
+            let (_, partner) = partners[at];
+            if at == a || partner == a || partner == b {
+                partners[at] = cheapest(buckets, &alone, at);
+                continue;
+            }
+            // What was behind the one that is gone moved up.
+            partners[at].1 -= usize::from(partner > b);
+            let with_new = pair(buckets, &alone, a, at);
+            if with_new < partners[at].0 {
+                partners[at] = (with_new, a);
             }
         }
     }
-    best.1
 }
 
 fn union(a: &[ByteSet; WINDOW], b: &[ByteSet; WINDOW]) -> [ByteSet; WINDOW] {
@@ -302,9 +383,45 @@ impl Group {
             }
         }
         Self {
-            buckets: std::array::from_fn(|at| buckets[at].clone()),
+            buckets: std::array::from_fn(|at| Bucket {
+                shelves: buckets[at]
+                    .chunks(64)
+                    .map(|chunk| Shelf::new(chunk, rows))
+                    .collect(),
+            }),
             tables,
         }
+    }
+}
+
+impl Shelf {
+    fn new(members: &[usize], rows: &[Row]) -> Self {
+        let mut by_half = Box::new([[[0; 16]; 2]; WINDOW]);
+        for (bit, &row) in members.iter().enumerate() {
+            for (halves, set) in by_half.iter_mut().zip(rows[row].window()) {
+                for byte in set.bytes() {
+                    halves[0][usize::from(byte & 15)] |= 1 << bit;
+                    halves[1][usize::from(byte >> 4)] |= 1 << bit;
+                }
+            }
+        }
+        Self {
+            rows: members.to_vec(),
+            by_half,
+        }
+    }
+
+    /// Returns the rows that may lie at a place, all that do among them.
+    #[cfg(target_arch = "x86_64")]
+    fn rows_at(&self, haystack: &[u8], at: usize) -> u64 {
+        let mut left = u64::MAX >> (64 - self.rows.len());
+        for ([low, high], byte) in self.by_half.iter().zip(&haystack[at..]) {
+            left &= low[usize::from(byte & 15)] & high[usize::from(byte >> 4)];
+            if left == 0 {
+                break;
+            }
+        }
+        left
     }
 }
 

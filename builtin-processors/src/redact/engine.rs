@@ -13,7 +13,7 @@ use streamgate_guest::{Batch, Event, Rest, Rewrite, Tally, Verdict, WITHHELD};
 
 use crate::{matcher::Residue, scan::Gate};
 
-use super::rule::{Applied, Rule, Scratch};
+use super::rule::{Applied, Known, Rule, Scratch};
 
 /// How often a rule is applied again to what it left.
 const MOST_ROUNDS: usize = 4;
@@ -58,8 +58,9 @@ struct State {
 /// What the pass found in one body.
 #[derive(Debug, Clone, Default)]
 struct Hits {
-    /// For each target, its first hit.
+    /// For each target, its first and its last hit.
     first: Vec<usize>,
+    last: Vec<usize>,
     /// The targets that have one, ascending.
     targets: Vec<usize>,
     /// Whether one of the targets without rows may match.
@@ -88,6 +89,7 @@ impl Engine {
         let state = State {
             hits: Hits {
                 first: vec![NOWHERE; rule_of.len()],
+                last: vec![NOWHERE; rule_of.len()],
                 ..Hits::default()
             },
             scratch: Scratch::default(),
@@ -178,15 +180,15 @@ impl State {
             self.next.clear();
             let (hits, base) = (&self.hits, plan.first_targets[number]);
             let without_rows = &plan.without_rows;
-            let first_hit = |target: usize| match hits.first[base + target] {
+            let known = |target: usize| match hits.first[base + target] {
                 NOWHERE if hits.residue && without_rows.binary_search(&(base + target)).is_ok() => {
-                    Some(0)
+                    Some(Known::Nothing)
                 }
                 NOWHERE => None,
-                hit => Some(hit),
+                hit => Some(Known::Hits(hit, hits.last[base + target])),
             };
             let (scratch, room) = (&mut self.scratch, rewrite.room());
-            match rule.apply(body, first_hit, scratch, &mut self.next, room) {
+            match rule.apply(body, known, scratch, &mut self.next, room) {
                 Applied::Not => {
                     least += 1;
                     continue;
@@ -266,11 +268,19 @@ impl Hits {
 
     /// Finds the first hits of the targets from `least` on.
     fn collect(&mut self, gate: &Gate, body: &[u8], from: usize, least: usize) {
-        let Self { first, targets, .. } = self;
+        let Self {
+            first,
+            last,
+            targets,
+            ..
+        } = self;
         let done: ControlFlow<()> = gate.scan(body, from, |hit| {
-            if hit.owner >= least && first[hit.owner] == NOWHERE {
-                first[hit.owner] = hit.at;
-                targets.push(hit.owner);
+            if hit.owner >= least {
+                last[hit.owner] = hit.at;
+                if first[hit.owner] == NOWHERE {
+                    first[hit.owner] = hit.at;
+                    targets.push(hit.owner);
+                }
             }
             ControlFlow::Continue(())
         });

@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use crate::{
     OnError, RuleError,
-    detectors::{self, Detector},
+    detectors::{self, Boundary, Detector},
     list,
-    matcher::{MAX_PATTERN_BYTES, Pattern},
+    matcher::{MAX_PATTERN_BYTES, Pattern, Use},
+    scan::ByteSet,
     shown,
 };
 
@@ -153,20 +154,20 @@ impl Rule {
         }
     }
 
-    /// Applies the rule to a body. `first_hit` says where a gate has its first hit of the rows of a
-    /// target; `None` if the target cannot match. The new body is written to `out`, which is empty,
+    /// Applies the rule to a body. `hits` says where a gate has its hits of the rows of a target;
+    /// `None` if the target cannot match. The new body is written to `out`, which is empty,
     /// and has at most `room` bytes.
     pub(super) fn apply(
         &mut self,
         body: &[u8],
-        first_hit: impl Fn(usize) -> Option<usize>,
+        hits: impl Fn(usize) -> Option<Known>,
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
         room: usize,
     ) -> Applied {
         scratch.spans.clear();
         scratch.texts.clear();
-        let Ok(()) = self.search(body, first_hit, scratch, room) else {
+        let Ok(()) = self.search(body, hits, scratch, room) else {
             return Applied::NoRoom;
         };
         if scratch.spans.is_empty() {
@@ -209,7 +210,7 @@ impl Rule {
     fn search(
         &mut self,
         body: &[u8],
-        first_hit: impl Fn(usize) -> Option<usize>,
+        hits: impl Fn(usize) -> Option<Known>,
         scratch: &mut Scratch,
         room: usize,
     ) -> Result<(), TooMuch> {
@@ -239,17 +240,17 @@ impl Rule {
             }
         }
         for (number, target) in targets.iter().enumerate() {
-            let Some(first_hit) = first_hit(number) else {
+            let Some(known) = hits(number) else {
                 continue;
             };
             match within {
-                None => search.run(number, target, 0..body.len(), first_hit)?,
+                None => search.run(number, target, 0..body.len(), known)?,
                 Some((scalars, only_these)) => {
                     for scalar in scalars
                         .iter()
                         .filter(|scalar| scalar.selected == only_these)
                     {
-                        search.run(number, target, scalar.start..scalar.end, scalar.start)?;
+                        search.run(number, target, scalar.start..scalar.end, Known::Nothing)?;
                     }
                 }
             }
@@ -306,6 +307,32 @@ impl Rule {
     }
 }
 
+/// What is known of the hits of a target in a body.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Known {
+    Nothing,
+    /// The first and the last place.
+    Hits(usize, usize),
+}
+
+impl Known {
+    /// Whether there may be a match at or after `at`.
+    fn may_be(self, at: usize) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Hits(_, last) => at <= last,
+        }
+    }
+
+    /// The first hit at or after `at`, if that is known.
+    fn first(self, at: usize) -> Option<usize> {
+        match self {
+            Self::Hits(first, _) if at <= first => Some(first),
+            _ => None,
+        }
+    }
+}
+
 /// The new texts of one body take more room than there is.
 struct TooMuch;
 
@@ -321,20 +348,20 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Finds a target in a part of the body, in which no gate has a hit of its before `first_hit`.
+    /// Finds a target in a part of the body.
     fn run(
         &mut self,
         number: usize,
         target: &Target,
         part: std::ops::Range<usize>,
-        first_hit: usize,
+        known: Known,
     ) -> Result<(), TooMuch> {
         match target.detector {
             Some(detector) => {
-                self.detect(number, &target.pattern, detector, part, first_hit);
+                self.detect(number, &target.pattern, detector, part, known);
                 Ok(())
             }
-            None => self.match_in(number, &target.pattern, part, first_hit),
+            None => self.match_in(number, &target.pattern, part, known),
         }
     }
 
@@ -344,15 +371,17 @@ impl Search<'_> {
         number: usize,
         pattern: &Pattern,
         part: std::ops::Range<usize>,
-        first_hit: usize,
+        known: Known,
     ) -> Result<(), TooMuch> {
         let base = part.start;
         let text = &self.body[part];
-        let (mut at, mut from) = (0, first_hit - base);
-        while let Some(found) = pattern.next_match(text, at, from, self.captures.as_deref_mut()) {
+        let mut at = 0;
+        while known.may_be(at)
+            && let Some(found) =
+                pattern.next_match(text, at, known.first(at), self.captures.as_deref_mut())
+        {
             // No pattern matches the empty string, so every turn moves on.
             at = found.end();
-            from = at;
             let (start, end) = (base + found.start(), base + found.end());
             if !self.is_wanted(start, end) {
                 continue;
@@ -390,12 +419,13 @@ impl Search<'_> {
         pattern: &Pattern,
         detector: &Detector,
         part: std::ops::Range<usize>,
-        first_hit: usize,
+        known: Known,
     ) {
         let text = &self.body[..part.end];
-        let (mut at, mut from) = (part.start, first_hit);
+        let mut at = part.start;
         while at < part.end
-            && let Some(found) = pattern.next_match(text, at, from, None)
+            && known.may_be(at)
+            && let Some(found) = pattern.next_match(text, at, known.first(at), None)
         {
             at = found.start() + 1;
             if detector.confirms(self.body, found.start(), found.end()) {
@@ -411,7 +441,6 @@ impl Search<'_> {
                     });
                 }
             }
-            from = at.max(from);
         }
     }
 
@@ -442,8 +471,12 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
     match (&params.pattern, &params.detectors) {
         (Some(pattern), None) => {
             let ignore_case = params.ignore_case.unwrap_or_default();
+            let purpose = match params.fields.is_some() || params.except_fields.is_some() {
+                true => Use::Parts,
+                false => Use::Events,
+            };
             Ok(vec![Target {
-                pattern: Pattern::build(pattern, ignore_case, "/params/pattern")?,
+                pattern: Pattern::build_for(pattern, ignore_case, purpose, "/params/pattern")?,
                 detector: None,
             }])
         }
@@ -470,7 +503,12 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
                     RuleError::new("unknown_detector", &pointer, message)
                 })?;
                 Ok(Target {
-                    pattern: Pattern::build(detector.pattern, false, &pointer)?,
+                    pattern: Pattern::build_for(
+                        detector.pattern,
+                        false,
+                        Use::Beside(never_beside(detector.boundary)),
+                        &pointer,
+                    )?,
                     detector: Some(detector),
                 })
             })
@@ -486,6 +524,21 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
             "a redact rule takes `pattern` or `detectors`; both are given",
         )),
     }
+}
+
+/// Bytes that a boundary allows on neither side of a match, whatever else stands there.
+fn never_beside(boundary: Boundary) -> ByteSet {
+    let is_never = |byte: &u8| match boundary {
+        Boundary::Any => false,
+        Boundary::Word => byte.is_ascii_alphanumeric() || *byte == b'_',
+        Boundary::Number | Boundary::Address => byte.is_ascii_alphanumeric(),
+        Boundary::Token => byte.is_ascii_alphanumeric() || b"_-".contains(byte),
+    };
+    let mut never = ByteSet::default();
+    (0..=u8::MAX)
+        .filter(is_never)
+        .for_each(|byte| never.insert(byte));
+    never
 }
 
 /// A parameter that does nothing is a misunderstanding.

@@ -40,10 +40,10 @@ const MAX_DEPTH: usize = 200;
 const MAX_NESTING: usize = 24;
 
 /// How many of the best sets of rows are tried on the sample.
-const TRIED: usize = 6;
+const TRIED: usize = 16;
 
 /// The share of positions of a row that would rather be one more row to look for.
-const PRICE_OF_A_ROW: f64 = 1e-4;
+const PRICE_OF_A_ROW: f64 = 2e-4;
 
 /// More hits than this at a position are not worth looking for: twice in a line.
 const MAX_RATE: f64 = 0.012;
@@ -55,13 +55,24 @@ const SAMPLE: &[u8] = include_bytes!("sample.txt");
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rows {
     /// Every match contains one of these, or a byte of `beyond`.
-    pub(crate) rows: Vec<Vec<ByteSet>>,
+    pub(crate) rows: Vec<Places>,
+    /// Bytes that never stand right before or behind what is looked for.
+    pub(crate) never_beside: ByteSet,
     /// First bytes of the characters beyond ASCII that could stand at a place of a row.
     pub(crate) beyond: ByteSet,
     /// How many bytes before a row a match may begin, if there is a bound.
     pub(crate) before: Option<usize>,
     /// At how many positions of a byte of log text a row lies, roughly.
     pub(crate) rate: f64,
+}
+
+/// A row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Places {
+    pub(crate) sets: Vec<ByteSet>,
+    /// Whether every match that it is in begins with it, and ends with it.
+    pub(crate) begins: bool,
+    pub(crate) ends: bool,
 }
 
 /// One place: which bytes may stand there alone, and which may begin a longer character there.
@@ -92,12 +103,19 @@ impl Rows {
         let mut items = Vec::new();
         flatten(hir, &mut items, 0)?;
         let mut budget = MAX_ALL_STEPS;
-        best_rows(&items, &mut budget, MAX_ALL_ROWS)
+        best_rows(&items, &mut budget, MAX_ALL_ROWS, (true, true))
+    }
+
+    /// Says which bytes never stand beside a match that counts: letters and digits, mostly. What
+    /// stands behind an escape of JSON is let pass.
+    pub(crate) fn never_beside(mut self, bytes: ByteSet) -> Self {
+        self.never_beside = bytes;
+        self
     }
 
     /// Whether so few positions of log text have a row that it is worth looking for.
     pub(crate) fn are_telling(&self) -> bool {
-        let likely: f64 = self.rows.iter().map(|row| likelihood(row)).sum();
+        let likely: f64 = self.rows.iter().map(|row| likelihood(&row.sets)).sum();
         self.rate.max(likely) <= MAX_RATE
     }
 }
@@ -122,7 +140,13 @@ fn share(part: usize, whole: usize) -> f64 {
 
 /// Says how likely a row is in random text of the frequencies of logs.
 pub(super) fn likelihood(row: &[ByteSet]) -> f64 {
-    row.iter().map(ByteSet::frequency).product()
+    let mut likely = 1.0;
+    let mut behind_digit = false;
+    for set in row {
+        likely *= set.frequency(behind_digit);
+        behind_digit = set.is_mostly_digits();
+    }
+    likely
 }
 
 /// `None` if it nests too deep to be looked into, or a part of it never matches.
@@ -246,36 +270,44 @@ struct Start<'a> {
 }
 
 /// Finds the best set of rows of a sequence.
-fn best_rows(items: &[Item], budget: &mut usize, room: usize) -> Option<Rows> {
+fn best_rows(
+    items: &[Item],
+    budget: &mut usize,
+    room: usize,
+    (begins, ends): (bool, bool),
+) -> Option<Rows> {
     let mut all = Vec::new();
     starts(items, &mut Vec::new(), Some(0), &mut all);
     let mut found: Vec<(f64, Rows)> = Vec::new();
-    for start in &all {
+    for (at, start) in all.iter().enumerate() {
         for length in LENGTHS {
-            let Some(rows) = follow(start, length, budget) else {
+            // The first start is where the whole begins.
+            let edges = (begins && at == 0, ends);
+            let Some(rows) = follow(start, length, budget, edges) else {
                 break;
             };
             if found.iter().all(|(_, other)| other.rows != rows.rows) {
-                let likely: f64 = rows.rows.iter().map(|row| likelihood(row)).sum();
+                let likely: f64 = rows.rows.iter().map(|row| likelihood(&row.sets)).sum();
                 found.push((likely + price(&rows), rows));
             }
         }
     }
     found.sort_by(|a, b| a.0.total_cmp(&b.0));
     let tried = found.into_iter().take(TRIED).map(|(likely, mut rows)| {
-        rows.rate = rows.rows.iter().map(|row| rate_in_sample(row)).sum();
+        rows.rate = rows.rows.iter().map(|row| rate_in_sample(&row.sets)).sum();
         (likely + rows.rate, rows)
     });
     let mut best = tried.min_by(|a, b| a.0.total_cmp(&b.0));
     // Each branch of an alternation may be known by something else.
     let mut before = Some(0);
-    for item in items {
+    for (at, item) in items.iter().enumerate() {
+        let edges = (begins && at == 0, ends && at + 1 == items.len());
         if let Item::Branches(branches, _) = item
             && branches.len() <= room
-            && let Some(mut rows) = rows_of_branches(branches, budget, room)
+            && let Some(mut rows) = rows_of_branches(branches, budget, room, edges)
         {
             rows.before = add(rows.before, before);
-            let likely: f64 = rows.rows.iter().map(|row| likelihood(row)).sum();
+            let likely: f64 = rows.rows.iter().map(|row| likelihood(&row.sets)).sum();
             let cost = likely + rows.rate + price(&rows);
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, rows));
@@ -290,16 +322,22 @@ fn price(rows: &Rows) -> f64 {
     share(rows.rows.len(), 1) * PRICE_OF_A_ROW
 }
 
-fn rows_of_branches(branches: &[Vec<Item>], budget: &mut usize, room: usize) -> Option<Rows> {
+fn rows_of_branches(
+    branches: &[Vec<Item>],
+    budget: &mut usize,
+    room: usize,
+    edges: (bool, bool),
+) -> Option<Rows> {
     let mut union = Rows {
         rows: Vec::new(),
+        never_beside: ByteSet::default(),
         beyond: ByteSet::default(),
         before: Some(0),
         rate: 0.0,
     };
     for branch in branches {
         let left = room.checked_sub(union.rows.len())?;
-        let rows = best_rows(branch, budget, left)?;
+        let rows = best_rows(branch, budget, left, edges)?;
         union.rows.extend(rows.rows);
         union.beyond = union.beyond.union(&rows.beyond);
         union.before = union.before.zip(rows.before).map(|(a, b)| a.max(b));
@@ -355,8 +393,15 @@ fn starts<'a>(
 }
 
 /// Follows all ways from a start for up to `length` places; `None` if they are too many.
-fn follow(start: &Start<'_>, length: usize, budget: &mut usize) -> Option<Rows> {
+fn follow(
+    start: &Start<'_>,
+    length: usize,
+    budget: &mut usize,
+    (begins, ends): (bool, bool),
+) -> Option<Rows> {
     let mut walk = Walk {
+        begins,
+        ends,
         length,
         rows: Vec::new(),
         beyond: ByteSet::default(),
@@ -365,11 +410,12 @@ fn follow(start: &Start<'_>, length: usize, budget: &mut usize) -> Option<Rows> 
     let given = walk.steps;
     let followed = walk.from_frames(&start.frames);
     *budget -= given - walk.steps;
-    let none_is_empty = walk.rows.iter().all(|row| !row.is_empty());
+    let none_is_empty = walk.rows.iter().all(|row| !row.sets.is_empty());
     // Ways that only characters beyond ASCII go leave no row behind.
     let any = !walk.rows.is_empty() || !walk.beyond.is_empty();
     (followed.is_continue() && none_is_empty && any).then_some(Rows {
         rows: walk.rows,
+        never_beside: ByteSet::default(),
         beyond: walk.beyond,
         before: start.before,
         rate: 0.0,
@@ -379,7 +425,10 @@ fn follow(start: &Start<'_>, length: usize, budget: &mut usize) -> Option<Rows> 
 /// The ways from one start.
 struct Walk {
     length: usize,
-    rows: Vec<Vec<ByteSet>>,
+    /// Whether the start is that of the match, and the end of all ways its end.
+    begins: bool,
+    ends: bool,
+    rows: Vec<Places>,
     beyond: ByteSet,
     steps: usize,
 }
@@ -420,10 +469,10 @@ impl Walk {
         }
         self.steps -= 1;
         let Some(Next { frame, then }) = next else {
-            return self.emit(row);
+            return self.emit(row, self.ends);
         };
         if row.len() == self.length {
-            return self.emit(row);
+            return self.emit(row, false);
         }
         let then = *then;
         match *frame {
@@ -478,15 +527,25 @@ impl Walk {
         }
     }
 
-    fn emit(&mut self, row: &[ByteSet]) -> ControlFlow<()> {
-        let covers = |wide: &[ByteSet], narrow: &[ByteSet]| {
-            wide.len() <= narrow.len() && wide.iter().zip(narrow).all(|(a, b)| a.covers(b))
+    fn emit(&mut self, row: &[ByteSet], ends: bool) -> ControlFlow<()> {
+        let row = Places {
+            sets: row.to_vec(),
+            begins: self.begins,
+            ends,
         };
-        if self.rows.iter().any(|other| covers(other, row)) {
+        // All rows of a walk begin alike.
+        let covers = |wide: &Places, narrow: &Places| {
+            let (long_enough, same_end) = match wide.ends {
+                true => (wide.sets.len() == narrow.sets.len(), narrow.ends),
+                false => (wide.sets.len() <= narrow.sets.len(), true),
+            };
+            long_enough && same_end && wide.sets.iter().zip(&narrow.sets).all(|(a, b)| a.covers(b))
+        };
+        if self.rows.iter().any(|other| covers(other, &row)) {
             return ControlFlow::Continue(());
         }
-        self.rows.retain(|other| !covers(row, other));
-        self.rows.push(row.to_vec());
+        self.rows.retain(|other| !covers(&row, other));
+        self.rows.push(row);
         match self.rows.len() <= MAX_ROWS {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
