@@ -19,7 +19,7 @@ use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Rep
 
 use crate::{
     RuleError,
-    scan::{ByteSet, Gate, Rows},
+    scan::{ByteSet, Gate, Rows, SHORTEST_WORD, Words},
     shown,
 };
 
@@ -42,6 +42,8 @@ pub(crate) enum Matcher {
     /// One keyword.
     Keyword(Box<memmem::Finder<'static>>),
     /// Many keywords, or one without regard to case, in one pass.
+    Words(Box<Words>),
+    /// The same, where one of them is very short.
     Keywords(AhoCorasick),
     /// A regular expression.
     Pattern(Box<Pattern>),
@@ -109,8 +111,13 @@ impl Matcher {
                 let pattern = Pattern::build(&escaped.join("|"), true, "/params/values")?;
                 Ok(Self::Pattern(Box::new(pattern)))
             }
+            words if words.iter().all(|word| word.len() >= SHORTEST_WORD) => {
+                Ok(Self::Words(Box::new(Words::new(words, ignore_case))))
+            }
             words => AhoCorasick::builder()
                 .ascii_case_insensitive(ignore_case)
+                // Only leftmost searches have a vectorised prefilter.
+                .match_kind(aho_corasick::MatchKind::LeftmostFirst)
                 .build(words)
                 .map(Self::Keywords)
                 .map_err(|error| {
@@ -123,6 +130,7 @@ impl Matcher {
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         match self {
             Self::Keyword(finder) => finder.find(&slice[at..]).map(|hit| at + hit),
+            Self::Words(words) => words.find(slice, at),
             Self::Keywords(automaton) => {
                 let input = aho_corasick::Input::new(slice)
                     .span(at..slice.len())
@@ -136,7 +144,7 @@ impl Matcher {
     /// Says whether the event that [`find`](Self::find) pointed at does match.
     pub(crate) fn confirms(&self, body: &[u8]) -> bool {
         match self {
-            Self::Keyword(_) | Self::Keywords(_) => true,
+            Self::Keyword(_) | Self::Words(_) | Self::Keywords(_) => true,
             Self::Pattern(pattern) => pattern.is_match(body),
         }
     }

@@ -21,12 +21,14 @@ use std::ops::ControlFlow;
 pub(crate) use byte_set::ByteSet;
 use rows::Places;
 pub(crate) use rows::Rows;
+pub(crate) use words::{SHORTEST_WORD, Words};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod byte_set;
 mod rows;
 mod scalar;
+mod words;
 
 /// Places of a row that the tables are about.
 const WINDOW: usize = 12;
@@ -127,7 +129,7 @@ impl Gate {
         let groups = match rows.len() {
             0 => 0,
             1..=ROWS_FOR_ONE => 1,
-            ..=ROWS_FOR_TWO => 2,
+            rows if rows <= ROWS_FOR_TWO => 2,
             _ => 4,
         };
         let groups = buckets(&rows, groups * BUCKETS)
@@ -295,7 +297,7 @@ fn most_telling_window(places: &[ByteSet]) -> usize {
 fn buckets(rows: &[Row], most: usize) -> Vec<Vec<usize>> {
     let mut sorted: Vec<(usize, [ByteSet; WINDOW])> =
         rows.iter().map(Row::window).enumerate().collect();
-    sorted.sort_by(|a, b| a.1.cmp(&b.1));
+    sorted.sort_by_key(|(_, window)| *window);
     let mut buckets: Vec<(Vec<usize>, [ByteSet; WINDOW])> = Vec::new();
     if rows.len() > MAX_COMPARED_ROWS {
         let size = rows.len().div_ceil(most);
@@ -348,6 +350,10 @@ fn merge_alike(buckets: &mut Vec<(Vec<usize>, [ByteSet; WINDOW])>, most: usize) 
         buckets[a].0.extend(rows);
         buckets[a].1 = union(&buckets[a].1, &sets);
         alone[a] = cost(&buckets[a].1);
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "a partner is found among the other buckets"
+        )]
         for at in a..buckets.len() {
             let (_, partner) = partners[at];
             if at == a || partner == a || partner == b {

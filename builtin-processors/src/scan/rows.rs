@@ -408,7 +408,7 @@ fn follow(
         steps: MAX_STEPS.min(*budget),
     };
     let given = walk.steps;
-    let followed = walk.from_frames(&start.frames);
+    let followed = walk.follow_all(&start.frames);
     *budget -= given - walk.steps;
     let none_is_empty = walk.rows.iter().all(|row| !row.sets.is_empty());
     // Ways that only characters beyond ASCII go leave no row behind.
@@ -440,7 +440,7 @@ struct Next<'a, 'n> {
 }
 
 impl Walk {
-    fn from_frames(&mut self, frames: &[Frame<'_>]) -> ControlFlow<()> {
+    fn follow_all(&mut self, frames: &[Frame<'_>]) -> ControlFlow<()> {
         fn chain<'a>(
             walk: &mut Walk,
             frames: &[Frame<'a>],
