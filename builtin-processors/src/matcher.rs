@@ -6,7 +6,7 @@
 //! every match must contain (`scan`), or else runs a widened form of the pattern that can match
 //! wherever the exact one can, never across two events; so nothing is missed.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use aho_corasick::AhoCorasick;
 use memchr::memmem;
@@ -42,7 +42,7 @@ pub(crate) enum Matcher {
     /// One keyword.
     Keyword(Box<memmem::Finder<'static>>),
     /// Many keywords, or one without regard to case, in one pass.
-    Words(Box<Words>),
+    Words(Arc<Words>),
     /// The same, where one of them is very short.
     Keywords(AhoCorasick),
     /// A regular expression.
@@ -112,7 +112,7 @@ impl Matcher {
                 Ok(Self::Pattern(Box::new(pattern)))
             }
             words if words.iter().all(|word| word.len() >= SHORTEST_WORD) => {
-                Ok(Self::Words(Box::new(Words::new(words, ignore_case))))
+                Ok(Self::Words(Arc::new(Words::new(words, ignore_case))))
             }
             words => AhoCorasick::builder()
                 .ascii_case_insensitive(ignore_case)

@@ -19,8 +19,11 @@ pub(crate) const SHORTEST_WORD: usize = 4;
 const MIN_RUN: usize = 4;
 const MAX_RUN: usize = 8;
 
-/// Longest stride. A longer one would save little and fill the bitmap.
+/// Longest stride, and longest for very many words. A longer one would save little, fill the bitmap
+/// and take memory: about 100 bytes for each run of each word.
 const MAX_STRIDE: usize = 8;
+const MAX_STRIDE_OF_MANY: usize = 2;
+const MANY: usize = 10_000;
 
 /// Bits in the bitmap for each run, and for all of them at least and at most: 1 KiB to 2 MiB.
 /// Two bits are set for each.
@@ -44,7 +47,7 @@ pub(crate) struct Words {
     /// How far a hash is shifted to be an index of a bit.
     shift: u32,
     /// For each run, where in which words it stands: the offset and the length.
-    shapes: HashMap<u64, Vec<(usize, usize)>>,
+    shapes: HashMap<u64, Box<[(usize, usize)]>>,
     /// The hash of each word. Two words of the same hash do not occur in practice; if they did, both are
     /// compared.
     words: HashMap<u64, Vec<Box<[u8]>>>,
@@ -57,7 +60,11 @@ impl Words {
         let shortest = words.iter().map(|word| word.len()).min().unwrap_or(MIN_RUN);
         // Longer runs tell more, longer strides cost less.
         let run = shortest.div_ceil(2).clamp(MIN_RUN, MAX_RUN);
-        let stride = (shortest + 1).saturating_sub(run).clamp(1, MAX_STRIDE);
+        let most = match words.len() > MANY {
+            true => MAX_STRIDE_OF_MANY,
+            false => MAX_STRIDE,
+        };
+        let stride = (shortest + 1).saturating_sub(run).clamp(1, most);
         let mask = u64::MAX >> (64 - 8 * run);
         let fold = if ignore_case {
             0x2020_2020_2020_2020 & mask

@@ -8,7 +8,9 @@ use std::{mem, ops::Range, sync::Arc};
 
 use serde::Serialize;
 use streamgate_guest::{Batch, Processor, Tally};
-use streamgate_processors::{Builtin, DropAccount, OnError as ProcessorOnError, Redact, is_privacy};
+use streamgate_processors::{
+    Builtin, DropAccount, OnError as ProcessorOnError, Redact, is_privacy,
+};
 use utoipa::ToSchema;
 
 use crate::{
@@ -341,14 +343,14 @@ fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
 
 /// Finds the redact steps that follow one another and are bypassed alike, and makes one of each row.
 fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Redact)> {
-    let mut fused = Vec::new();
-    let mut start = 0;
     fn redact(step: &Step) -> Option<&Redact> {
         match &step.processor {
             Compiled::Builtin(Builtin::Redact(redact)) => Some(redact),
             _ => None,
         }
     }
+    let mut fused = Vec::new();
+    let mut start = 0;
     for alike in steps.chunk_by(|a, b| {
         redact(a).is_some() && redact(b).is_some() && a.on_overload == b.on_overload
     }) {
