@@ -17,6 +17,8 @@ pub use redact::Redact;
 pub use sample::Sample;
 pub use throttle::Throttle;
 
+pub mod detectors;
+
 mod attribute_filter;
 mod clock;
 mod condition;
@@ -121,7 +123,7 @@ impl Builtin {
             "filter" => Filter::build(parse(params)?).map(Self::Filter),
             "attribute_filter" => AttributeFilter::build(parse(params)?).map(Self::AttributeFilter),
             "dedupe" => Ok(Self::Dedupe(Box::new(Dedupe::build(parse(params)?)?))),
-            "redact" => Redact::build(&parse(params)?, on_error).map(Self::Redact),
+            "redact" => Redact::build(parse(params)?, on_error).map(Self::Redact),
             "sample" => Ok(Self::Sample(Box::new(Sample::build(&parse(params)?)?))),
             "throttle" => Ok(Self::Throttle(Box::new(Throttle::build(parse(params)?)?))),
             unknown => Err(RuleError::new(
