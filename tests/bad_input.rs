@@ -38,6 +38,25 @@ fn rules_that_cannot_be_built_are_refused() {
             json!({"id": "bad", "type": "sample", "params": {"rate": 2}}),
             "/params/rate",
         ),
+        (
+            json!({"id": "bad", "type": "sample", "params": {"rate": 0.5, "key": "a[x]"}}),
+            "/params/key",
+        ),
+        (
+            json!({"id": "bad", "type": "dedupe", "params": {"count_suffix": "again"}}),
+            "/params/count_suffix",
+        ),
+        (
+            json!({"id": "bad", "type": "throttle", "params": {"per_second": 5, "burst": 0}}),
+            "/params/burst",
+        ),
+        (
+            by_field(json!({"all": [
+                {"path": "n", "operator": "gt", "value": 5},
+                {"path": "n", "operator": "lt", "value": 5},
+            ]})),
+            "/params/all/1",
+        ),
         (json!({"id": "bad", "type": "grok"}), "/type"),
         (
             json!({"id": "", "type": "filter", "params": {"value": "a"}}),

@@ -137,6 +137,109 @@ fn sample_by_key_keeps_the_same_traces_on_every_gate() {
 }
 
 #[test]
+fn attribute_filter_compares_numbers_in_arrays() {
+    check(
+        &json!([{"id": "r", "type": "attribute_filter", "params": {
+            "all": [
+                {"path": "spans[*].ms", "operator": "gt", "value": 500},
+                {"attribute": "service.name", "operator": "not_in", "values": ["pay", "login"]},
+            ],
+        }}]),
+        "{\"service.name\": \"web\", \"spans\": [{\"ms\": 3}, {\"ms\": 501.5}]}\n\
+         {\"service.name\": \"pay\", \"spans\": [{\"ms\": 900}]}\n\
+         {\"service.name\": \"web\", \"spans\": [{\"ms\": 3}, {\"ms\": \"slow\"}]}\n",
+        "{\"service.name\": \"pay\", \"spans\": [{\"ms\": 900}]}\n\
+         {\"service.name\": \"web\", \"spans\": [{\"ms\": 3}, {\"ms\": \"slow\"}]}\n",
+        "filtered",
+    );
+}
+
+#[test]
+fn sample_keeps_exceptions_and_records_the_rate() {
+    check(
+        &json!([{"id": "r", "type": "sample", "params": {
+            "rate": 0, "record_rate": "count",
+            "except": [{"value": "ERROR"}, {"attribute": "status", "operator": "gte", "value": 500}],
+        }}]),
+        "INFO a\nERROR b\n{\"status\": 503}\n{\"status\": 200}\n",
+        "ERROR b\n{\"status\": 503,\"count\":1}\n",
+        "sampled",
+    );
+}
+
+#[test]
+fn dedupe_and_throttle_count_all_connections_together_and_outlive_other_edits() {
+    let gate = Setup::new().start();
+    let dedupe = json!({"id": "d", "type": "dedupe", "params": {
+        "key": "id", "window_seconds": 3600,
+    }});
+    let throttle = json!({"id": "t", "type": "throttle", "params": {
+        "per_second": 0.001, "burst": 3,
+    }});
+    gate.run(&json!([dedupe, throttle]), &[]);
+    let event = |id: u32| format!("{{\"id\": {id}}}\n");
+    for _ in 0..4 {
+        // Each over a connection, and so perhaps to a worker, of its own.
+        gate.send([event(1), event(2)].concat().as_bytes());
+    }
+    let stats = gate.settled(8);
+    assert_eq!(stats["deduplicated"], 6, "{stats:#}");
+    assert_eq!(stats["delivered_to_chain_end"], 2, "{stats:#}");
+
+    let other = json!({"id": "o", "type": "filter", "params": {"value": "DEBUG"}});
+    gate.edit("PUT", "/rules", &json!([other, dedupe, throttle]));
+    gate.publish();
+    gate.send([event(1), event(3), event(4), event(5)].concat().as_bytes());
+    let stats = gate.settled(12);
+    assert_eq!(stats["deduplicated"], 7, "{stats:#}");
+    // Of a burst of 3, one was left.
+    assert_eq!(stats["throttled"], 2, "{stats:#}");
+    assert_eq!(stats["delivered_to_chain_end"], 3, "{stats:#}");
+    gate.stop();
+}
+
+#[test]
+fn sample_by_target_keeps_what_is_below_it_and_thins_out_a_flood() {
+    let gate = Setup::new().start();
+    gate.run(
+        &json!([{"id": "r", "type": "sample", "params": {"target_per_second": 10}}]),
+        &[],
+    );
+    gate.send("x\n".repeat(50).as_bytes());
+    assert_eq!(gate.settled(50)["delivered_to_chain_end"], 50);
+    gate.send("x\n".repeat(200_000).as_bytes());
+    let delivered = gate.settled(200_050)["delivered_to_chain_end"].as_u64();
+    // As long as it may take: the target, and what the first look at a flood lets pass.
+    assert!(
+        delivered.is_some_and(|events| events < 20_000),
+        "{delivered:?}"
+    );
+    gate.stop();
+}
+
+#[test]
+fn rule_samples_of_the_reference_are_accepted() {
+    let reference = include_str!("../docs/rules.md");
+    let blocks = reference.split("<!-- rules: every one of them is accepted -->\n```json\n");
+    let rules: Vec<Value> = blocks
+        .skip(1)
+        .flat_map(|block| {
+            let (json, _) = block.split_once("```").expect("the block ends");
+            serde_json::from_str::<Vec<Value>>(json).expect("a list of rules")
+        })
+        .collect();
+    assert_eq!(rules.len(), 6);
+    let gate = Setup::new().start();
+    let wanted = "{\"tenant\": \"a-17\", \"log.level\": \"ERROR\"}\n";
+    gate.run(&json!(rules), &[]);
+    gate.send(wanted.as_bytes());
+    gate.settled(1);
+    gate.stdout
+        .wait_for(b"{\"tenant\": \"a-17\", \"log.level\": \"ERROR\",\"sample_count\":1}\n");
+    gate.stop();
+}
+
+#[test]
 fn draft_does_nothing_until_it_is_published() {
     let gate = Setup::new().start();
     let rule = json!({"id": "r", "type": "filter", "params": {"value": "DEBUG"}});

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use streamgate_guest::{Batch, Processor};
-use streamgate_processors::{Builtin, OnError};
+use streamgate_processors::{Builtin, Clock, OnError};
 
 use crate::cases::Case;
 use crate::events::{Block, Load};
@@ -147,7 +147,7 @@ fn chain(case: &Case) -> Result<Vec<Builtin>> {
         let params = rule["params"]
             .as_object()
             .context("a rule has parameters")?;
-        Ok(Builtin::build(kind, params, OnError::Mask)?.for_worker(0))
+        Ok(Builtin::build(kind, params, OnError::Mask)?.for_worker(0, &Clock::default()))
     };
     case.rules().iter().map(build).collect()
 }

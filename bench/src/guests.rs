@@ -23,7 +23,7 @@ use streamgate::digest::Digest;
 use streamgate::manifest::Rule;
 use streamgate::wasm::{Compiler, Module, Params, Runner, Wasm, WasmRule};
 use streamgate_guest::{Batch, Configure, Processor, Tally};
-use streamgate_processors::{Builtin, OnError};
+use streamgate_processors::{Builtin, Clock, OnError};
 use trim_json::TrimJson;
 
 use crate::cases::Case;
@@ -352,7 +352,7 @@ fn contestants(work: &Work, module: &Arc<Module>) -> Result<Vec<Contestant>> {
     if let Some((kind, params)) = work.builtin {
         let params = params();
         let params = params.as_object().context("parameters are an object")?;
-        let builtin = Builtin::build(kind, params, OnError::Mask)?.for_worker(0);
+        let builtin = Builtin::build(kind, params, OnError::Mask)?.for_worker(0, &Clock::default());
         contestants.push(Contestant {
             name: "builtin",
             way: Way::Native(Box::new(builtin)),

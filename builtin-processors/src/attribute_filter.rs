@@ -1,40 +1,45 @@
-//! `attribute_filter`: drops events by the value of a JSON field.
+//! `attribute_filter`: drops or keeps events by the values of their JSON fields.
 //!
-//! | parameter | means |
+//! | parameter | means | default |
+//! | --- | --- | --- |
+//! | `attribute` | a name, looked for in the usual OpenTelemetry places | this or `path` |
+//! | `path` | the exact place: keys joined by `/` (`resource/attributes/service.name`) or, without one, by `.` (`http.target`); `[0]` is an element of an array, `[*]` any of them, `["a.b"]` a key with a dot | |
+//! | `operator` | see below | required |
+//! | `value` | what to compare with | |
+//! | `values` | for `in` and `not_in`: a list, at most 100,000 | |
+//! | `all`, `any` | instead of these: up to 16 conditions of that form, all or any of which must hold | |
+//! | `mode` | `drop` what matches, or `keep` only what matches | `drop` |
+//!
+//! | operator | holds if the event has the field and its value |
 //! | --- | --- |
-//! | `attribute` | a name, looked for in the usual OpenTelemetry places |
-//! | `path` | or the exact place, keys joined by `/`: `resource/attributes/service.name` |
-//! | `operator` | `equals`, `contains` or `regex` |
-//! | `value` | what to compare with |
+//! | `exists` | is anything, `null` too; with `value: false`, if the event does not have the field |
+//! | `equals`, `not_equals` | is `value`, or is not |
+//! | `contains`, `not_contains` | has `value` in it, or has not |
+//! | `in`, `not_in` | is one of `values`, or is none |
+//! | `regex` | matches the regular expression `value` somewhere |
+//! | `gt`, `gte`, `lt`, `lte` | is a number, and more, at least, less, at most `value` |
 //!
-//! A JSON number, boolean or null compares by its text as written (`200` equals `"200"`, `2e2` does
-//! not). An event that is no JSON object, or that has no such field, passes.
+//! Texts compare as they are, other JSON values by their text as written. Where the rule gives a
+//! number (`200`, not `"200"`), and for `gt` to `lte`, numbers compare as numbers, and a text that is
+//! a number is one: `200` equals `200.0`, `2e2` and `"200"`. Whole numbers compare exactly.
+//!
+//! With `[*]` a condition is about any of the elements, and a `not_` one about none of them. An event
+//! that is no JSON object has no fields. Conditions under `all` that contradict each other are refused.
 
 use serde::Deserialize;
 use streamgate_guest::{Batch, Processor, Tally};
 
 use crate::{
-    RuleError, Text,
-    json::{self, MAX_DEPTH, Place},
-    list,
-    matcher::{MAX_PATTERN_BYTES, Pattern},
-    shown,
+    Literal, RuleError,
+    condition::{self, Conditions, JoinedParams},
+    filter::Mode,
 };
 
-const OPERATORS: [&str; 3] = ["equals", "contains", "regex"];
-
-/// Drops events by the value of a JSON field.
+/// Drops or keeps events by the values of their JSON fields.
 #[derive(Debug, Clone)]
 pub struct AttributeFilter {
-    places: Vec<Place>,
-    test: Test,
-}
-
-#[derive(Debug, Clone)]
-enum Test {
-    Equals(String),
-    Contains(String),
-    Regex(Box<Pattern>),
+    conditions: Conditions,
+    mode: Mode,
 }
 
 #[derive(Deserialize)]
@@ -42,110 +47,39 @@ enum Test {
 pub(crate) struct Params {
     attribute: Option<String>,
     path: Option<String>,
-    operator: String,
-    value: Text,
+    operator: Option<String>,
+    value: Option<Literal>,
+    values: Option<Vec<Literal>>,
+    all: Option<Vec<condition::Params>>,
+    any: Option<Vec<condition::Params>>,
+    #[serde(default)]
+    mode: Mode,
 }
 
 impl AttributeFilter {
     pub(crate) fn build(params: Params) -> Result<Self, RuleError> {
-        let Params {
-            attribute,
-            path,
-            operator,
-            value: Text(value),
-        } = params;
-        let places = match (attribute, path) {
-            (Some(attribute), None) if attribute.is_empty() => {
-                return Err(RuleError::new(
-                    "empty_attribute",
-                    "/params/attribute",
-                    "`attribute` is empty; expected a name like `service.name`",
-                ));
-            }
-            (Some(attribute), None) => json::places_of_attribute(&attribute),
-            (None, Some(path)) => match json::place_of_path(&path) {
-                Some(place) => vec![place],
-                None => {
-                    return Err(RuleError::new(
-                        "invalid_path",
-                        "/params/path",
-                        format!(
-                            "`path` is `{}`; expected 1 to {MAX_DEPTH} keys joined by `/`, \
-                             none of them empty",
-                            shown(&path)
-                        ),
-                    ));
-                }
+        let joined = JoinedParams {
+            one: condition::Params {
+                attribute: params.attribute,
+                path: params.path,
+                operator: params.operator,
+                value: params.value,
+                values: params.values,
             },
-            (None, None) => {
-                return Err(RuleError::new(
-                    "missing_param",
-                    "/params",
-                    "an attribute_filter needs `attribute` or `path`; neither is given",
-                ));
-            }
-            (Some(_), Some(_)) => {
-                return Err(RuleError::new(
-                    "conflicting_params",
-                    "/params",
-                    "an attribute_filter takes `attribute` or `path`; both are given",
-                ));
-            }
+            all: params.all,
+            any: params.any,
         };
-        if value.len() > MAX_PATTERN_BYTES {
-            return Err(RuleError::new(
-                "value_too_long",
-                "/params/value",
-                format!(
-                    "`value` has {} bytes; expected at most {MAX_PATTERN_BYTES}",
-                    value.len()
-                ),
-            ));
-        }
-        let test = match operator.as_str() {
-            "equals" => Test::Equals(value),
-            "contains" if value.is_empty() => {
-                return Err(RuleError::new(
-                    "empty_value",
-                    "/params/value",
-                    "`value` is empty and every text contains it; expected at least one character",
-                ));
-            }
-            "contains" => Test::Contains(value),
-            "regex" => Test::Regex(Box::new(Pattern::build(&value, false, "/params/value")?)),
-            unknown => {
-                return Err(RuleError::new(
-                    "unknown_operator",
-                    "/params/operator",
-                    format!(
-                        "`operator` is `{}`; expected one of {}",
-                        shown(unknown),
-                        list(&OPERATORS)
-                    ),
-                ));
-            }
-        };
-        Ok(Self { places, test })
-    }
-
-    fn matches(&self, body: &[u8]) -> bool {
-        let Some(value) = json::find(body, &self.places) else {
-            return false;
-        };
-        let text = json::text(&value);
-        match &self.test {
-            Test::Equals(wanted) => *text == **wanted,
-            Test::Contains(wanted) => {
-                memchr::memmem::find(text.as_bytes(), wanted.as_bytes()).is_some()
-            }
-            Test::Regex(pattern) => pattern.is_match(text.as_bytes()),
-        }
+        Ok(Self {
+            conditions: Conditions::build(joined, "/params")?,
+            mode: params.mode,
+        })
     }
 }
 
 impl Processor for AttributeFilter {
     fn process(&mut self, batch: &mut Batch) -> Tally {
+        let keep = self.mode == Mode::Keep;
         // Once an event, and not over the buffer: JSON can only be walked from its start.
-        Tally::dropped(batch.retain(|event| !self.matches(event.body())))
+        Tally::dropped(batch.retain(|event| self.conditions.hold_for(event.body()) == keep))
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Params {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Mode {
+pub(crate) enum Mode {
     #[default]
     Drop,
     Keep,

@@ -1,40 +1,63 @@
 //! The native processors: bytes in, bytes out, no I/O, no clock of their own.
 //!
 //! [`Builtin`] is the closed set of them, by the name that a rule's `type` gives. A builtin is built
-//! once for each published revision and then copied for each worker: what was compiled is shared,
-//! scratch space and random state are not.
+//! once for each published revision and then copied for each worker: what was compiled is shared, and
+//! so is what `dedupe`, `throttle` and `sample` by a target remember; scratch space and random state
+//! are not. A rule that a new revision did not change goes on with what it remembers.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use streamgate_guest::{Batch, Processor, Tally, Verdict};
 
 pub use attribute_filter::AttributeFilter;
+pub use clock::Clock;
+pub use dedupe::Dedupe;
 pub use filter::Filter;
 pub use redact::Redact;
 pub use sample::Sample;
+pub use throttle::Throttle;
+
+pub mod detectors;
 
 mod attribute_filter;
+mod clock;
+mod condition;
+mod dedupe;
 mod filter;
 mod json;
+mod key;
 mod matcher;
+mod memory;
 mod redact;
 mod sample;
 mod scan;
+mod throttle;
 
 /// The names that a rule's `type` may have.
-pub const TYPES: [&str; 4] = ["attribute_filter", "filter", "redact", "sample"];
+pub const TYPES: [&str; 6] = [
+    "attribute_filter",
+    "dedupe",
+    "filter",
+    "redact",
+    "sample",
+    "throttle",
+];
 
 /// A rule of one of the native types, compiled.
 #[derive(Debug, Clone)]
 pub enum Builtin {
     /// `filter`: drops or keeps by keyword or pattern.
     Filter(Filter),
-    /// `attribute_filter`: drops by a JSON field.
+    /// `attribute_filter`: drops or keeps by JSON fields.
     AttributeFilter(AttributeFilter),
+    /// `dedupe`: drops what was there a moment ago.
+    Dedupe(Box<Dedupe>),
     /// `redact`: replaces what must not leave.
     Redact(Redact),
-    /// `sample`: keeps a share, at random or by key.
-    Sample(Sample),
+    /// `sample`: keeps a share, at random, by key or by a target.
+    Sample(Box<Sample>),
+    /// `throttle`: drops what exceeds a rate.
+    Throttle(Box<Throttle>),
 }
 
 /// What happens to an event that a rule fails on.
@@ -55,6 +78,10 @@ pub enum DropAccount {
     Filtered,
     /// `sampled`
     Sampled,
+    /// `deduplicated`
+    Deduplicated,
+    /// `throttled`
+    Throttled,
     /// `rule_dropped`
     RuleDropped,
 }
@@ -95,8 +122,10 @@ impl Builtin {
         match kind {
             "filter" => Filter::build(parse(params)?).map(Self::Filter),
             "attribute_filter" => AttributeFilter::build(parse(params)?).map(Self::AttributeFilter),
-            "redact" => Redact::build(&parse(params)?, on_error).map(Self::Redact),
-            "sample" => Sample::build(parse(params)?).map(Self::Sample),
+            "dedupe" => Ok(Self::Dedupe(Box::new(Dedupe::build(parse(params)?)?))),
+            "redact" => Redact::build(parse(params)?, on_error).map(Self::Redact),
+            "sample" => Ok(Self::Sample(Box::new(Sample::build(&parse(params)?)?))),
+            "throttle" => Ok(Self::Throttle(Box::new(Throttle::build(parse(params)?)?))),
             unknown => Err(RuleError::new(
                 "unknown_rule_type",
                 "/type",
@@ -109,20 +138,39 @@ impl Builtin {
         }
     }
 
-    /// Returns a copy for one worker: random state starts from `seed`.
-    pub fn for_worker(&self, seed: u64) -> Self {
+    /// Returns a copy for one worker: random state starts from `seed`, and the time is what `clock`
+    /// tells. What is remembered is shared by all copies, whose clocks must tell the same time.
+    pub fn for_worker(&self, seed: u64, clock: &Clock) -> Self {
         let mut copy = self.clone();
-        if let Self::Sample(sample) = &mut copy {
-            sample.reseed(seed);
+        match &mut copy {
+            Self::Filter(_) | Self::AttributeFilter(_) | Self::Redact(_) => {}
+            Self::Dedupe(dedupe) => dedupe.look_at(clock),
+            Self::Sample(sample) => sample.for_worker(seed, clock),
+            Self::Throttle(throttle) => throttle.look_at(clock),
         }
         copy
+    }
+
+    /// Goes on with what `previous` remembers, the same rule in the revision before, if its parameters
+    /// are the same; else it starts from nothing.
+    pub fn continue_from(&mut self, previous: &Self) {
+        match (self, previous) {
+            (Self::Dedupe(dedupe), Self::Dedupe(previous)) => dedupe.continue_from(previous),
+            (Self::Sample(sample), Self::Sample(previous)) => sample.continue_from(previous),
+            (Self::Throttle(throttle), Self::Throttle(previous)) => {
+                throttle.continue_from(previous);
+            }
+            _ => {}
+        }
     }
 
     /// Returns the account that this rule's drops are booked on.
     pub fn drop_account(&self) -> DropAccount {
         match self {
             Self::Filter(_) | Self::AttributeFilter(_) => DropAccount::Filtered,
+            Self::Dedupe(_) => DropAccount::Deduplicated,
             Self::Sample(_) => DropAccount::Sampled,
+            Self::Throttle(_) => DropAccount::Throttled,
             Self::Redact(_) => DropAccount::RuleDropped,
         }
     }
@@ -138,8 +186,10 @@ impl Processor for Builtin {
         match self {
             Self::Filter(filter) => filter.process(batch),
             Self::AttributeFilter(filter) => filter.process(batch),
+            Self::Dedupe(dedupe) => dedupe.process(batch),
             Self::Redact(redact) => redact.process(batch),
             Self::Sample(sample) => sample.process(batch),
+            Self::Throttle(throttle) => throttle.process(batch),
         }
     }
 }
@@ -178,19 +228,40 @@ enum Scalar {
     Bool(bool),
 }
 
+/// A parameter that compares as text, or as a number if it was written as one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "Scalar")]
+struct Literal {
+    text: String,
+    number: Option<json::Number>,
+}
+
 impl From<Scalar> for Text {
     fn from(scalar: Scalar) -> Self {
-        Self(match scalar {
-            Scalar::String(text) => text,
-            Scalar::Number(number) => number.to_string(),
-            Scalar::Bool(boolean) => boolean.to_string(),
-        })
+        Self(Literal::from(scalar).text)
+    }
+}
+
+impl From<Scalar> for Literal {
+    fn from(scalar: Scalar) -> Self {
+        let (text, is_number) = match scalar {
+            Scalar::String(text) => (text, false),
+            Scalar::Number(number) => (number.to_string(), true),
+            Scalar::Bool(boolean) => (boolean.to_string(), false),
+        };
+        let number = json::Number::parse(&text).filter(|_| is_number);
+        Self { text, number }
     }
 }
 
 fn parse<T: DeserializeOwned>(params: &Map<String, Value>) -> Result<T, RuleError> {
-    serde_path_to_error::deserialize(Value::Object(params.clone())).map_err(|error| {
-        let mut pointer = String::from("/params");
+    parse_at(Value::Object(params.clone()), "/params")
+}
+
+/// Reads the parameters that stand at `pointer`.
+fn parse_at<T: DeserializeOwned>(params: Value, pointer: &str) -> Result<T, RuleError> {
+    serde_path_to_error::deserialize(params).map_err(|error| {
+        let mut pointer = pointer.to_owned();
         for segment in error.path() {
             match segment {
                 serde_path_to_error::Segment::Seq { index } => {

@@ -6,6 +6,8 @@
 //! every match must contain (`scan`), or else runs a widened form of the pattern that can match
 //! wherever the exact one can, never across two events; so nothing is missed.
 
+use std::{ops::Range, sync::Arc};
+
 use aho_corasick::AhoCorasick;
 use memchr::memmem;
 use regex_automata::{
@@ -15,7 +17,11 @@ use regex_automata::{
 };
 use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
 
-use crate::{RuleError, scan::Shape, shown};
+use crate::{
+    RuleError,
+    scan::{ByteSet, Gate, Rows, SHORTEST_WORD, Words},
+    shown,
+};
 
 /// Longest pattern or keyword, in bytes.
 pub(crate) const MAX_PATTERN_BYTES: usize = 16 * 1024;
@@ -36,6 +42,8 @@ pub(crate) enum Matcher {
     /// One keyword.
     Keyword(Box<memmem::Finder<'static>>),
     /// Many keywords, or one without regard to case, in one pass.
+    Words(Arc<Words>),
+    /// The same, where one of them is very short.
     Keywords(AhoCorasick),
     /// A regular expression.
     Pattern(Box<Pattern>),
@@ -103,8 +111,13 @@ impl Matcher {
                 let pattern = Pattern::build(&escaped.join("|"), true, "/params/values")?;
                 Ok(Self::Pattern(Box::new(pattern)))
             }
+            words if words.iter().all(|word| word.len() >= SHORTEST_WORD) => {
+                Ok(Self::Words(Arc::new(Words::new(words, ignore_case))))
+            }
             words => AhoCorasick::builder()
                 .ascii_case_insensitive(ignore_case)
+                // Only leftmost searches have a vectorised prefilter.
+                .match_kind(aho_corasick::MatchKind::LeftmostFirst)
                 .build(words)
                 .map(Self::Keywords)
                 .map_err(|error| {
@@ -117,6 +130,7 @@ impl Matcher {
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         match self {
             Self::Keyword(finder) => finder.find(&slice[at..]).map(|hit| at + hit),
+            Self::Words(words) => words.find(slice, at),
             Self::Keywords(automaton) => {
                 let input = aho_corasick::Input::new(slice)
                     .span(at..slice.len())
@@ -130,7 +144,7 @@ impl Matcher {
     /// Says whether the event that [`find`](Self::find) pointed at does match.
     pub(crate) fn confirms(&self, body: &[u8]) -> bool {
         match self {
-            Self::Keyword(_) | Self::Keywords(_) => true,
+            Self::Keyword(_) | Self::Words(_) | Self::Keywords(_) => true,
             Self::Pattern(pattern) => pattern.is_match(body),
         }
     }
@@ -143,13 +157,33 @@ pub(crate) struct Pattern {
     scan: Scan,
     /// The user's words, applied to the body of one event.
     exact: Regex,
+    /// The most bytes that a match may have, if there is a bound.
+    longest: Option<usize>,
+    widened: Hir,
+}
+
+/// What a pattern is matched against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The bodies of events.
+    Events,
+    /// Parts of them.
+    Parts,
+    /// The bodies of events, where a match counts only if none of the bytes stands right before or
+    /// behind it; some that do not count may not be found.
+    Beside(ByteSet),
 }
 
 /// How whole slices are scanned for a pattern.
 #[derive(Debug, Clone)]
 enum Scan {
-    /// For a stretch of fixed length that every match contains.
-    Shape(Shape),
+    /// For stretches of fixed length one of which every match contains.
+    Rows {
+        rows: Rows,
+        gate: Gate,
+        /// How many bytes before a hit of the gate a match may begin, if there is a bound.
+        reach_back: Option<usize>,
+    },
     /// By the widened pattern, where there is no such stretch that tells enough.
     Regex(Regex),
 }
@@ -163,6 +197,16 @@ impl Pattern {
     pub(crate) fn build(
         pattern: &str,
         ignore_case: bool,
+        pointer: &str,
+    ) -> Result<Self, RuleError> {
+        Self::build_for(pattern, ignore_case, Use::Events, pointer)
+    }
+
+    /// As [`build`](Self::build), for another use.
+    pub(crate) fn build_for(
+        pattern: &str,
+        ignore_case: bool,
+        purpose: Use,
         pointer: &str,
     ) -> Result<Self, RuleError> {
         if pattern.len() > MAX_PATTERN_BYTES && pointer.ends_with("/pattern") {
@@ -194,7 +238,7 @@ impl Pattern {
                 ),
             ));
         }
-        let widened = widen(&hir);
+        let widened = widen(&hir, purpose == Use::Parts);
         if widened.properties().minimum_len().is_none() {
             return Err(RuleError::new(
                 "pattern_never_matches",
@@ -217,68 +261,97 @@ impl Pattern {
                     invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
                 })
         };
-        let scan = match Shape::of(&widened) {
-            Some(shape) => Scan::Shape(shape),
-            None => Scan::Regex(compile(&widened)?),
+        let rows = Rows::of(&widened).map(|rows| match purpose {
+            Use::Beside(never) => rows.never_beside(never),
+            Use::Events | Use::Parts => rows,
+        });
+        let scan = match rows {
+            Some(rows) if rows.are_telling() => Scan::Rows {
+                gate: Gate::new([(0, &rows)]),
+                reach_back: Gate::reach_back(&rows),
+                rows,
+            },
+            _ => Scan::Regex(compile(&widened)?),
         };
         Ok(Self {
             scan,
             exact: compile(&hir)?,
+            longest: hir.properties().maximum_len(),
+            widened,
         })
+    }
+
+    /// Returns what a gate for several patterns can look for instead of this one, if there is any.
+    pub(crate) fn rows(&self) -> Option<&Rows> {
+        match &self.scan {
+            Scan::Rows { rows, .. } => Some(rows),
+            Scan::Regex(_) => None,
+        }
     }
 
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         match &self.scan {
-            Scan::Shape(shape) => shape.find(slice, at),
-            Scan::Regex(widened) => {
-                let input = Input::new(slice).span(at..slice.len()).earliest(true);
-                // The start would cost a second, backward scan; the end lies in the same event,
-                // since the widened pattern matches no line feed and never the empty string.
-                widened.search_half(&input).map(|hit| hit.offset() - 1)
-            }
+            Scan::Rows { gate, .. } => gate.find(slice, at),
+            Scan::Regex(widened) => find_end(widened, slice, at),
         }
     }
 
     /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
-        self.next_input(body, 0)
-            .is_some_and(|from| self.exact.is_match(Input::new(body).span(from..body.len())))
+        match &self.scan {
+            Scan::Rows { .. } => self.next_match(body, 0, None, None).is_some(),
+            Scan::Regex(_) => self.exact.is_match(body),
+        }
     }
 
     /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
-    /// them.
+    /// them. `known` is the first place at or after `at` where a gate that looks for
+    /// [`rows`](Self::rows) has a hit, if that is known.
     pub(crate) fn next_match(
         &self,
         body: &[u8],
         at: usize,
+        known: Option<usize>,
+        mut captures: Option<&mut Captures>,
+    ) -> Option<Match> {
+        let Scan::Rows {
+            gate, reach_back, ..
+        } = &self.scan
+        else {
+            return self.search(body, at..body.len(), captures);
+        };
+        // The regex is slow, so it gets no more than what a match around a hit can lie in.
+        let mut next = known.or_else(|| gate.find(body, at));
+        loop {
+            let hit = next?;
+            let start = reach_back.map_or(at, |back| hit.saturating_sub(back).max(at));
+            let end = self
+                .longest
+                .and_then(|longest| hit.checked_add(longest))
+                .map_or(body.len(), |end| end.min(body.len()));
+            let found = self.search(body, start..end, captures.as_deref_mut());
+            match found {
+                // What begins behind the hit may have been cut off, and has a hit of its own.
+                Some(found) if found.start() <= hit || end == body.len() => return Some(found),
+                None if end == body.len() => return None,
+                _ => next = gate.find(body, hit + 1),
+            }
+        }
+    }
+
+    fn search(
+        &self,
+        body: &[u8],
+        span: Range<usize>,
         captures: Option<&mut Captures>,
     ) -> Option<Match> {
-        let from = self.next_input(body, at)?;
-        let input = Input::new(body).span(from..body.len());
+        let input = Input::new(body).span(span);
         match captures {
             None => self.exact.search(&input),
             Some(captures) => {
                 self.exact.search_captures(&input, captures);
                 captures.get_match()
             }
-        }
-    }
-
-    /// Returns where the regex has to begin; `None` if there cannot be a match.
-    ///
-    /// It is slow, so it is brought as near to the next match as can be told.
-    fn next_input(&self, body: &[u8], at: usize) -> Option<usize> {
-        let Scan::Shape(shape) = &self.scan else {
-            return Some(at);
-        };
-        let row = shape.find(body, at)?;
-        // A row may also lie inside what was matched before, or belong to no match; then the regex
-        // goes on from here to the next one by itself.
-        match shape.most_before() {
-            Some(most_before) if body[at..].is_ascii() => {
-                Some(row.saturating_sub(most_before).max(at))
-            }
-            _ => Some(at),
         }
     }
 
@@ -297,6 +370,66 @@ impl Pattern {
     }
 }
 
+/// Finds the last byte of the next match of a widened pattern.
+fn find_end(widened: &Regex, slice: &[u8], at: usize) -> Option<usize> {
+    let input = Input::new(slice).span(at..slice.len()).earliest(true);
+    // The start would cost a second, backward scan; the end lies in the same event, since the
+    // widened pattern matches no line feed and never the empty string.
+    widened.search_half(&input).map(|hit| hit.offset() - 1)
+}
+
+/// Looks for all patterns that have no rows, in one pass.
+#[derive(Debug, Clone)]
+pub(crate) struct Residue {
+    /// One regex for all of them; several where one would take too much memory.
+    regexes: Vec<Regex>,
+}
+
+impl Residue {
+    /// Makes the scan for those of `patterns` that have no rows.
+    pub(crate) fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
+        let mut regexes = Vec::new();
+        let without_rows: Vec<&Pattern> = patterns
+            .into_iter()
+            .filter(|pattern| pattern.rows().is_none())
+            .collect();
+        fuse(&without_rows, &mut regexes);
+        Self { regexes }
+    }
+
+    /// Finds a byte of the next event that one of the patterns may match in, at or after `at`.
+    pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
+        let ends = self.regexes.iter().map(|regex| find_end(regex, slice, at));
+        ends.flatten().min()
+    }
+}
+
+/// Compiles patterns into one regex, or each half of them if that is too large.
+fn fuse(patterns: &[&Pattern], regexes: &mut Vec<Regex>) {
+    match patterns {
+        [] => {}
+        [only] => {
+            if let Scan::Regex(widened) = &only.scan {
+                regexes.push(widened.clone());
+            }
+        }
+        many => {
+            let hirs: Vec<&Hir> = many.iter().map(|pattern| &pattern.widened).collect();
+            match Regex::builder()
+                .configure(regex_config())
+                .build_many_from_hir(&hirs)
+            {
+                Ok(regex) => regexes.push(regex),
+                Err(_) => {
+                    let (low, high) = many.split_at(many.len() / 2);
+                    fuse(low, regexes);
+                    fuse(high, regexes);
+                }
+            }
+        }
+    }
+}
+
 fn regex_config() -> regex_automata::meta::Config {
     regex_automata::meta::Config::new()
         .match_kind(MatchKind::LeftmostFirst)
@@ -309,10 +442,10 @@ fn regex_config() -> regex_automata::meta::Config {
 /// matches in.
 ///
 /// Line feeds are taken out of every class, so that no match spans two events. An anchor at the
-/// start becomes the start of a line; other anchors become nothing, since what they look at (the
+/// start becomes the start of a line, or nothing if it may be that of a part; other anchors become nothing, since what they look at (the
 /// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
 /// of a body and a line end are alike to them. Groups are dropped.
-fn widen(hir: &Hir) -> Hir {
+fn widen(hir: &Hir, in_parts: bool) -> Hir {
     match hir.kind() {
         HirKind::Empty => Hir::empty(),
         HirKind::Literal(literal) if literal.0.contains(&b'\n') => Hir::fail(),
@@ -329,16 +462,21 @@ fn widen(hir: &Hir) -> Hir {
             class.difference(&ClassBytes::new([feed]));
             Hir::class(Class::Bytes(class))
         }
+        HirKind::Look(Look::Start | Look::StartLF) if in_parts => Hir::empty(),
         HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartLF),
         HirKind::Look(Look::End | Look::EndLF | Look::StartCRLF | Look::EndCRLF) => Hir::empty(),
         HirKind::Look(boundary) => Hir::look(*boundary),
         HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            sub: Box::new(widen(&repetition.sub)),
+            sub: Box::new(widen(&repetition.sub, in_parts)),
             ..repetition.clone()
         }),
-        HirKind::Capture(capture) => widen(&capture.sub),
-        HirKind::Concat(parts) => Hir::concat(parts.iter().map(widen).collect()),
-        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(widen).collect()),
+        HirKind::Capture(capture) => widen(&capture.sub, in_parts),
+        HirKind::Concat(parts) => {
+            Hir::concat(parts.iter().map(|part| widen(part, in_parts)).collect())
+        }
+        HirKind::Alternation(parts) => {
+            Hir::alternation(parts.iter().map(|part| widen(part, in_parts)).collect())
+        }
     }
 }
 

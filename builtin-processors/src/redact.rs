@@ -2,201 +2,131 @@
 //!
 //! | parameter | means | default |
 //! | --- | --- | --- |
-//! | `pattern` | a regular expression (the syntax of the `regex` crate) | required |
-//! | `replacement` | what stands in its place; `$1`, `${name}` insert a group, `$$` a `$` | `[REDACTED]` |
-//! | `ignore_case` | whether upper and lower case are alike | `false` |
+//! | `pattern` | a regular expression (the syntax of the `regex` crate) | this or `detectors` is required |
+//! | `detectors` | names of detectors, see [`crate::detectors`] | |
+//! | `ignore_case` | whether upper and lower case are alike in `pattern` | `false` |
+//! | `action` | what is done to a match, see below | `replace` |
+//! | `replacement` | for `replace`: what stands in its place; `$1`, `${name}` insert a group of `pattern`, `$$` a `$` | `[REDACTED]` |
+//! | `keep_first`, `keep_last` | for `mask`: how many characters stay at each end | 0 |
+//! | `key` | for `hash`: where the key is, `env:NAME` or `file:PATH`; 16 to 4096 bytes | required |
+//! | `key_id` | for `hash`: the key's name, which stands before each hash | made from the key |
+//! | `fields`, `except_fields` | JSON fields that the rule is about, or is not about | all, keys too |
+//! | `allow` | values that are left as they are | none |
 //!
-//! Every match in an event is replaced, from left to right. What lies outside the matches is never
-//! changed. A replacement cannot make a new event: a line feed in it is refused.
+//! | action | a match becomes |
+//! | --- | --- |
+//! | `replace` | the `replacement` |
+//! | `mask` | a `*` for each letter, digit and other character, with marks and blanks between them kept; if more than two thirds would stay, all are hidden |
+//! | `hash` | `[<key id>:<32 letters>]`: the first 128 bits of HMAC-SHA256 under the key, so alike values stay alike and none can be guessed |
+//! | `truncate` | its network: `/24` of an IPv4 address, `/48` of IPv6; what is no address is replaced by `[REDACTED]` |
+//! | `drop` | nothing: the event is dropped |
+//! | `tag` | what it was: the event is only counted as changed, which is a dry run |
+//!
+//! Every match in an event is dealt with, from left to right. What lies outside the matches is never
+//! changed, and a replacement cannot make a new event. An event that is valid JSON stays valid JSON:
+//! new text is escaped inside a text, a number becomes a text. What detectors find is redacted until
+//! they find nothing new, so that redacting twice does what redacting once does.
+//!
+//! A path in `fields` is keys joined by `/` from the outermost object on; `*` is any key, `**/` at the
+//! beginning any depth; arrays do not count. A field that is an object or an array means all in it. With `fields`, an
+//! event that is no JSON is left alone; with `except_fields` it is redacted as a whole.
+//!
+//! Rules that follow one another are made into one by [`Redact::fuse`]: a single pass over the bytes
+//! finds the events that any of them may be about. On such an event they run in order, each on what
+//! the one before it left, and each has a tally of its own.
 
-use regex_automata::util::captures::Captures;
-use serde::Deserialize;
-use streamgate_guest::{Batch, NoRoom, Processor, Rest, Rewrite, Tally, Verdict};
+use streamgate_guest::{Batch, Processor, Tally};
 
-use crate::{OnError, RuleError, matcher::Pattern, shown};
+use crate::{OnError, RuleError};
 
-/// Longest replacement, in bytes.
-const MAX_REPLACEMENT_BYTES: usize = 1024;
+use self::{engine::Engine, rule::Rule};
+pub(crate) use rule::Params;
 
-const DEFAULT_REPLACEMENT: &str = "[REDACTED]";
+mod action;
+mod engine;
+mod json;
+mod key;
+mod replacement;
+mod rule;
 
-/// Replaces every match of a pattern.
+/// Replaces what must not leave: one rule, or several fused.
 #[derive(Debug, Clone)]
 pub struct Redact {
-    pattern: Pattern,
-    replacement: Vec<Part>,
-    captures: Captures,
-    on_error: OnError,
-}
-
-/// A piece of a replacement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(Vec<u8>),
-    Group(usize),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Params {
-    pattern: String,
-    replacement: Option<String>,
-    #[serde(default)]
-    ignore_case: bool,
+    rules: Vec<Rule>,
+    engine: Box<Engine>,
 }
 
 impl Redact {
-    pub(crate) fn build(params: &Params, on_error: OnError) -> Result<Self, RuleError> {
-        let pattern = Pattern::build(&params.pattern, params.ignore_case, "/params/pattern")?;
-        let replacement = params.replacement.as_deref().unwrap_or(DEFAULT_REPLACEMENT);
-        let replacement = parse_replacement(replacement, &pattern)?;
-        let captures = pattern.captures();
-        Ok(Self {
-            pattern,
-            replacement,
-            captures,
-            on_error,
-        })
+    pub(crate) fn build(params: Params, on_error: OnError) -> Result<Self, RuleError> {
+        let redact = Self::new(vec![Rule::build(params, on_error)?]);
+        redact.refuse_detected_replacement()?;
+        Ok(redact)
+    }
+
+    /// Makes one processor of rules that follow one another.
+    pub fn fuse<'a>(rules: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self::new(
+            rules
+                .into_iter()
+                .flat_map(|redact| redact.rules.clone())
+                .collect(),
+        )
+    }
+
+    /// Applies the rules in order, and adds what each of them did to its tally.
+    ///
+    /// # Panics
+    /// If there are not as many tallies as rules.
+    pub fn process_each(&mut self, batch: &mut Batch, tallies: &mut [Tally]) {
+        assert_eq!(tallies.len(), self.rules.len(), "each rule has a tally");
+        self.engine.process(&mut self.rules, batch, tallies);
+    }
+
+    fn new(rules: Vec<Rule>) -> Self {
+        let engine = Box::new(Engine::new(&rules));
+        Self { rules, engine }
+    }
+
+    /// A replacement that the rule's own detectors find would be replaced again and again.
+    fn refuse_detected_replacement(&self) -> Result<(), RuleError> {
+        let Some(text) = self.rules.first().and_then(Rule::fixed_replacement) else {
+            return Ok(());
+        };
+        let mut batch = Batch::from_lines([text, b"\n"].concat());
+        self.clone().process(&mut batch);
+        let same = batch
+            .iter()
+            .next()
+            .is_some_and(|event| event.body() == text);
+        match same {
+            true => Ok(()),
+            false => Err(RuleError::new(
+                "replacement_is_detected",
+                "/params/replacement",
+                "`replacement` is itself what the rule's `detectors` find; choose another one",
+            )),
+        }
     }
 }
 
 impl Processor for Redact {
+    /// Returns the sum of what the rules did.
     fn process(&mut self, batch: &mut Batch) -> Tally {
-        let Self {
-            pattern,
-            replacement,
-            captures,
-            on_error,
-        } = self;
-        let mut tally = Tally::default();
-        batch.edit(
-            Rest::Keep,
-            |slice, at| pattern.find(slice, at),
-            |event, rewrite| match rewrite_body(
-                event.body(),
-                pattern,
-                replacement,
-                captures,
-                rewrite,
-            ) {
-                Ok(true) => {
-                    tally.changed += 1;
-                    Verdict::Replace
-                }
-                Ok(false) => Verdict::Keep,
-                Err(NoRoom) => on_error.verdict(&mut tally),
-            },
-        );
-        tally
-    }
-}
-
-/// Writes `body` with every match replaced; `Ok(false)` if there is no match.
-fn rewrite_body(
-    body: &[u8],
-    pattern: &Pattern,
-    replacement: &[Part],
-    captures: &mut Captures,
-    rewrite: &mut Rewrite<'_>,
-) -> Result<bool, NoRoom> {
-    // Finding groups costs a second engine; most replacements name none.
-    let needs_groups = replacement
-        .iter()
-        .any(|part| matches!(part, Part::Group(_)));
-    let mut copied = 0;
-    loop {
-        let groups = needs_groups.then_some(&mut *captures);
-        let found = pattern.next_match(body, copied, groups);
-        // No pattern matches the empty string, so every turn moves on.
-        let Some(found) = found else { break };
-        rewrite.push(&body[copied..found.start()])?;
-        for part in replacement {
-            match part {
-                Part::Text(text) => rewrite.push(text)?,
-                Part::Group(group) => {
-                    if let Some(group) = captures.get_group(*group) {
-                        rewrite.push(&body[group.range()])?;
-                    }
-                }
-            }
+        if self.rules.len() == 1 {
+            let mut tally = [Tally::default()];
+            self.process_each(batch, &mut tally);
+            return tally[0];
         }
-        copied = found.end();
-    }
-    if copied == 0 {
-        return Ok(false);
-    }
-    rewrite.push(&body[copied..])?;
-    Ok(true)
-}
-
-/// Splits a replacement into text and groups, by the rules of `regex::Regex::replace`.
-fn parse_replacement(replacement: &str, pattern: &Pattern) -> Result<Vec<Part>, RuleError> {
-    let refuse = |code, message: String| RuleError::new(code, "/params/replacement", message);
-    if replacement.len() > MAX_REPLACEMENT_BYTES {
-        return Err(refuse(
-            "replacement_too_long",
-            format!(
-                "`replacement` has {} bytes; expected at most {MAX_REPLACEMENT_BYTES}",
-                replacement.len()
-            ),
-        ));
-    }
-    if replacement.contains(['\n', '\r']) {
-        return Err(refuse(
-            "invalid_replacement",
-            "`replacement` contains a line end and would make new events; remove it".to_owned(),
-        ));
-    }
-    let mut parts = Vec::new();
-    let mut text = Vec::new();
-    let mut rest = replacement;
-    while let Some(at) = rest.find('$') {
-        text.extend_from_slice(&rest.as_bytes()[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            text.push(b'$');
-            rest = after;
-            continue;
-        }
-        let (name, after) = match rest
-            .strip_prefix('{')
-            .and_then(|braced| braced.split_once('}'))
-        {
-            Some(split) => split,
-            None => {
-                let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                rest.split_at(rest.find(|c| !word(c)).unwrap_or(rest.len()))
-            }
+        let mut tallies = vec![Tally::default(); self.rules.len()];
+        self.process_each(batch, &mut tallies);
+        let add = |a: Tally, b: Tally| Tally {
+            dropped: a.dropped + b.dropped,
+            changed: a.changed + b.changed,
+            failed: a.failed + b.failed,
+            failed_dropped: a.failed_dropped + b.failed_dropped,
         };
-        if name.is_empty() {
-            text.push(b'$');
-            continue;
-        }
-        let group = match name.parse::<usize>() {
-            Ok(number) => Some(number).filter(|&number| number < pattern.group_count()),
-            Err(_) => pattern.group(name),
-        };
-        let Some(group) = group else {
-            return Err(refuse(
-                "unknown_group",
-                format!(
-                    "`replacement` names the group `{}`, and the pattern has no such group; \
-                     write `${{1}}` to end a name, `$$` for a `$`",
-                    shown(name)
-                ),
-            ));
-        };
-        if !text.is_empty() {
-            parts.push(Part::Text(std::mem::take(&mut text)));
-        }
-        parts.push(Part::Group(group));
-        rest = after;
+        tallies.into_iter().fold(Tally::default(), add)
     }
-    text.extend_from_slice(rest.as_bytes());
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    Ok(parts)
 }
 
 #[cfg(test)]
@@ -257,11 +187,11 @@ mod tests {
             groups in any::<bool>(),
         ) {
             let params = Params {
-                pattern: pattern.clone(),
+                pattern: Some(pattern.clone()),
                 replacement: Some(if groups { "<$0>" } else { "<>" }.to_owned()),
-                ignore_case: false,
+                ..Params::default()
             };
-            let Ok(mut redact) = Redact::build(&params, OnError::Mask) else { return Ok(()) };
+            let Ok(mut redact) = Redact::build(params, OnError::Mask) else { return Ok(()) };
             let syntax = syntax::Config::new().utf8(false);
             let regex = Regex::builder().syntax(syntax).build(&pattern).expect("compiles");
             let joined: String = bodies.iter().flat_map(|body| [body.as_str(), "\n"]).collect();
@@ -288,11 +218,11 @@ mod tests {
             (OnError::Drop, b"keep\n", 0, 1),
         ] {
             let params = Params {
-                pattern: "(a+)".to_owned(),
+                pattern: Some("(a+)".to_owned()),
                 replacement: Some("$1".repeat(200)),
-                ignore_case: false,
+                ..Params::default()
             };
-            let mut redact = Redact::build(&params, on_error).expect("valid");
+            let mut redact = Redact::build(params, on_error).expect("valid");
             let mut batch = Batch::from_lines(["a".repeat(1000).as_str(), "keep"].join("\n"));
             let tally = redact.process(&mut batch);
             assert_eq!(batch.slices().collect::<Vec<_>>().concat(), expected);

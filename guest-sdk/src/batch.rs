@@ -114,6 +114,11 @@ impl Rewrite<'_> {
         Ok(())
     }
 
+    /// Returns how many bytes more may be pushed.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
     /// Makes `body` the whole new body: [`Verdict::Replace`], or [`Verdict::Withhold`] if there is no
     /// room for it.
     pub fn replace(&mut self, body: &[u8]) -> Verdict {

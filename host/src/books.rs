@@ -85,6 +85,8 @@ pub struct Ledger {
     delivered_bytes: u64,
     filtered: u64,
     sampled: u64,
+    deduplicated: u64,
+    throttled: u64,
     rule_dropped: u64,
     rules: Slots<RuleFigures>,
     outputs: Slots<OutputFigures>,
@@ -257,8 +259,8 @@ impl Books {
                 delivered_to_chain_end_bytes: ledger.delivered_bytes,
                 filtered: ledger.filtered,
                 sampled: ledger.sampled,
-                deduplicated: 0,
-                throttled: 0,
+                deduplicated: ledger.deduplicated,
+                throttled: ledger.throttled,
                 rule_dropped: ledger.rule_dropped,
                 shed,
                 ingest: IngestsStats { tcp, udp, http },
@@ -299,6 +301,8 @@ impl Ledger {
         match account {
             DropAccount::Filtered => self.filtered += tally.dropped,
             DropAccount::Sampled => self.sampled += tally.dropped,
+            DropAccount::Deduplicated => self.deduplicated += tally.dropped,
+            DropAccount::Throttled => self.throttled += tally.dropped,
             DropAccount::RuleDropped => self.rule_dropped += tally.dropped,
         }
     }
@@ -468,9 +472,9 @@ pub struct PipelineStats {
     pub filtered: u64,
     /// Dropped by a `sample`.
     pub sampled: u64,
-    /// Dropped as duplicates; always 0 in this version.
+    /// Dropped as repetitions, by a `dedupe`.
     pub deduplicated: u64,
-    /// Dropped by a rate limit; always 0 in this version.
+    /// Dropped by the rate limit of a `throttle`.
     pub throttled: u64,
     /// Dropped by a rule in another way, or because a rule failed on them.
     pub rule_dropped: u64,

@@ -74,7 +74,7 @@ pub struct Pipeline {
 pub struct Rule {
     /// Unique in its pipeline; 1 to 128 of `A-Z a-z 0-9 . _ -`.
     pub id: String,
-    /// `filter`, `attribute_filter`, `redact`, `sample` or `wasm`.
+    /// `filter`, `attribute_filter`, `redact`, `sample`, `dedupe`, `throttle` or `wasm`.
     #[serde(rename = "type")]
     pub kind: String,
     /// What the rule does; its fields depend on `type`.

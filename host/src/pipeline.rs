@@ -27,6 +27,7 @@ use crate::{
 pub use chain::{BuildError, Chain, CompiledChain, ModuleSource, Parts, RuleStatus, check_rule};
 
 mod chain;
+mod clock;
 
 /// Overload begins when this share of the room before the workers is taken, in percent ...
 const OVERLOAD_BEGINS_PERCENT: usize = 80;

@@ -1,214 +1,234 @@
-//! 64 positions at a time, with AVX2.
+//! 32 positions at a time, with AVX2.
 //!
-//! A class becomes a mask of 64 bits for each block, by two table look-ups a byte (the high and the low
-//! half of it), as in Hyperscan's "shufti". The masks of a block and the one behind it are shifted right
-//! by each place of the class in the row; what is left of all of them are the positions where the row
-//! lies. The rarest class goes first, and mostly nothing is left of it alone.
+//! A byte is in the classes that eight buckets have at a place as the tables of its low and of its
+//! high half agree on. The answers of all places of the window, each looked up as many bytes further
+//! on, are combined with AND; what is left of a byte are the buckets whose window may lie there. The
+//! rest of the window is looked up only for blocks where the first places left something.
 //!
-//! Measured with `streamgate-bench chain`; see `bench/results`.
+//! Measured with `cargo bench -p streamgate-processors`; see `bench/results`.
 
 #![expect(
     unsafe_code,
     reason = "vector instructions; every block says why it is sound"
 )]
 
-use std::arch::x86_64::{
-    __m256i, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8,
-    _mm256_set1_epi8, _mm256_setr_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
-    _mm256_srli_epi16,
+use std::{
+    arch::x86_64::{
+        __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
+        _mm256_loadu_si256, _mm256_or_si256, _mm256_set1_epi8, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256, _mm256_testz_si256,
+    },
+    ops::ControlFlow,
 };
 
-use super::{RowClass, Shape};
+use super::{FIRST, Group, WINDOW};
+
+/// Positions that one vector is about.
+const VECTOR: usize = 32;
+
+/// Bytes that the answer for one vector depends on, rounded up.
+const SPAN: usize = VECTOR + WINDOW;
 
 /// Positions looked at in one step.
-const BLOCK: usize = 64;
+const STEP: usize = 2 * VECTOR;
 
-/// See [`super::scalar::find`]. The processor must have AVX2.
-pub(super) fn find(shape: &Shape, haystack: &[u8], at: usize) -> Option<usize> {
-    // SAFETY: `Shape::find` comes here only if AVX2 was detected.
-    unsafe { find_with_avx2(shape, haystack, at) }
+/// Shows at which positions, from `at` on, which buckets of which group may have a window. The
+/// processor must have AVX2, and `G` must be the number of groups.
+pub(super) fn scan<const G: usize, B>(
+    groups: &[Group],
+    haystack: &[u8],
+    at: usize,
+    visit: impl FnMut(usize, usize, u8) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let groups: &[Group; G] = groups.try_into().expect("`G` is the number of groups");
+    // SAFETY: `Gate::scan` comes here only if AVX2 was detected.
+    unsafe { scan_with_avx2(groups, haystack, at, visit) }
 }
 
 #[target_feature(enable = "avx2")]
-fn find_with_avx2(shape: &Shape, haystack: &[u8], at: usize) -> Option<usize> {
-    let scanner = Scanner::new(shape);
+fn scan_with_avx2<const G: usize, B>(
+    groups: &[Group; G],
+    haystack: &[u8],
+    at: usize,
+    mut visit: impl FnMut(usize, usize, u8) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let tables: [[Tables; FIRST]; G] = std::array::from_fn(|group| {
+        std::array::from_fn(|place| Tables::of(groups[group].tables[place]))
+    });
     let mut start = at;
-    // A row may reach into the block behind the one it begins in, which must be there too.
-    if let Some(first) = haystack.get(start..start + 2 * BLOCK) {
-        let mut rarest = scanner.rarest.mask(&Block::load(first, 0));
-        while let Some(bytes) = haystack.get(start..start + 2 * BLOCK) {
-            let rarest_behind = scanner.rarest.mask(&Block::load(bytes, BLOCK));
-            let found = scanner.rows(bytes, rarest, rarest_behind) | scanner.beyond(bytes);
-            if found != 0 {
-                return Some(start + found.trailing_zeros() as usize);
-            }
-            rarest = rarest_behind;
-            start += BLOCK;
+    while let Some(bytes) = haystack.get(start..start + VECTOR + SPAN) {
+        let bytes: &[u8; VECTOR + SPAN] = bytes.try_into().expect("is as long");
+        let low = first_places(&tables, bytes, 0);
+        let high = first_places(&tables, bytes, VECTOR);
+        let mut any = _mm256_setzero_si256();
+        for group in 0..G {
+            any = _mm256_or_si256(any, _mm256_or_si256(low[group], high[group]));
         }
+        if _mm256_testz_si256(any, any) == 0 {
+            for (offset, left) in [(0, &low), (VECTOR, &high)] {
+                let mut each = |group, at, bits| visit(group, start + offset + at, bits);
+                last_places(groups, left, &bytes[offset..], &mut each)?;
+            }
+        }
+        start += STEP;
     }
-    // What is left is shorter than two blocks. It is looked at in a copy with zeros behind it; rows
-    // that reach into those are none.
-    let rest = &haystack[start..];
-    let mut copy = [0; 3 * BLOCK];
+    // What is left is shorter than a step and its span. It is looked at in a copy with zeros behind
+    // it; windows that reach into those are told apart by whoever compares the rows.
+    let rest = haystack.get(start..).unwrap_or_default();
+    let mut copy = [0; 2 * (VECTOR + SPAN)];
     copy[..rest.len()].copy_from_slice(rest);
-    for offset in [0, BLOCK] {
-        let bytes = &copy[offset..offset + 2 * BLOCK];
-        let rarest = scanner.rarest.mask(&Block::load(bytes, 0));
-        let rarest_behind = scanner.rarest.mask(&Block::load(bytes, BLOCK));
-        let inside = (rest.len() + 1).saturating_sub(shape.length + offset);
-        let rows = scanner.rows(bytes, rarest, rarest_behind) & lowest_bits(inside);
-        let found = rows | scanner.beyond(bytes);
-        if found != 0 {
-            return Some(start + offset + found.trailing_zeros() as usize);
-        }
+    let mut offset = 0;
+    while offset < rest.len() {
+        let bytes: &[u8; VECTOR + SPAN] = copy[offset..offset + VECTOR + SPAN]
+            .try_into()
+            .expect("is as long");
+        let left = first_places(&tables, bytes, 0);
+        let behind = rest.len() - offset;
+        let mut each = |group, at, bits| match at < behind {
+            true => visit(group, start + offset + at, bits),
+            false => ControlFlow::Continue(()),
+        };
+        last_places(groups, &left, bytes, &mut each)?;
+        offset += VECTOR;
     }
-    None
+    ControlFlow::Continue(())
 }
 
-/// A shape, ready to be looked for.
-struct Scanner<'a> {
-    shape: &'a Shape,
-    rarest: Table,
-    looks_beyond: bool,
-}
-
-impl<'a> Scanner<'a> {
-    #[target_feature(enable = "avx2")]
-    fn new(shape: &'a Shape) -> Self {
-        let rarest = Table::of(&shape.classes[0]);
-        Self {
-            shape,
-            rarest,
-            looks_beyond: !shape.beyond.is_empty(),
+/// Looks up the first places of the window for the vector at `at`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_places<const G: usize>(
+    tables: &[[Tables; FIRST]; G],
+    bytes: &[u8; VECTOR + SPAN],
+    at: usize,
+) -> [__m256i; G] {
+    let mut left = [_mm256_set1_epi8(-1); G];
+    for place in 0..FIRST {
+        let halves = Halves::of(&bytes[at + place..]);
+        for group in 0..G {
+            let found = tables[group][place].look_up(&halves);
+            left[group] = _mm256_and_si256(left[group], found);
         }
     }
+    left
+}
 
-    /// Where in the first of two blocks rows begin, given the masks of the rarest class in both.
-    #[target_feature(enable = "avx2")]
-    fn rows(&self, bytes: &[u8], rarest: u64, rarest_behind: u64) -> u64 {
-        let mut left = shifted(rarest, rarest_behind, &self.shape.classes[0].places);
-        if left == 0 {
-            return 0;
+/// Looks up the other places for what the first ones left, and shows what is left then.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn last_places<const G: usize, B>(
+    groups: &[Group; G],
+    left: &[__m256i; G],
+    bytes: &[u8],
+    visit: &mut impl FnMut(usize, usize, u8) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let mut found = [[0_u8; VECTOR]; G];
+    let mut positions = 0_u32;
+    'groups: for group in 0..G {
+        let mut left = left[group];
+        if _mm256_testz_si256(left, left) != 0 {
+            continue;
         }
-        let (block, behind) = (Block::load(bytes, 0), Block::load(bytes, BLOCK));
-        for class in &self.shape.classes[1..] {
-            let table = Table::of(class);
-            left &= shifted(table.mask(&block), table.mask(&behind), &class.places);
-            if left == 0 {
-                break;
+        for stage in (FIRST..WINDOW).step_by(FIRST) {
+            for place in stage..stage + FIRST {
+                let halves = Halves::of(&bytes[place..]);
+                let found = Tables::of(groups[group].tables[place]).look_up(&halves);
+                left = _mm256_and_si256(left, found);
+            }
+            if _mm256_testz_si256(left, left) != 0 {
+                continue 'groups;
             }
         }
-        left
+        positions |= any_bits(left);
+        store(left, &mut found[group]);
     }
-
-    /// The first position in the first block that holds the first byte of a character beyond ASCII
-    /// that could be part of a match.
-    #[target_feature(enable = "avx2")]
-    fn beyond(&self, bytes: &[u8]) -> u64 {
-        if !self.looks_beyond {
-            return 0;
-        }
-        let mut high = Block::load(bytes, 0).beyond_ascii();
-        while high != 0 {
-            let position = high.trailing_zeros();
-            if self.shape.beyond.contains(bytes[position as usize]) {
-                return 1 << position;
+    while positions != 0 {
+        let at = positions.trailing_zeros() as usize;
+        for (group, found) in found.iter().enumerate() {
+            if found[at] != 0 {
+                visit(group, at, found[at])?;
             }
-            high &= high - 1;
         }
-        0
+        positions &= positions - 1;
     }
+    ControlFlow::Continue(())
 }
 
-/// Keeps the positions from which the class stands at all of its places.
-fn shifted(mask: u64, mask_behind: u64, places: &[u8]) -> u64 {
-    places.iter().fold(u64::MAX, |left, &place| {
-        // Places are below 64. In two steps, as a shift by all 64 bits has no result.
-        left & (mask >> place | mask_behind << 1 << (63 - place))
-    })
-}
-
-fn lowest_bits(count: usize) -> u64 {
-    if count >= 64 {
-        u64::MAX
-    } else {
-        (1 << count) - 1
-    }
-}
-
-/// 64 bytes.
-struct Block {
+/// The low and the high halves of 32 bytes.
+struct Halves {
     low: __m256i,
     high: __m256i,
 }
 
-impl Block {
+impl Halves {
+    #[inline]
     #[target_feature(enable = "avx2")]
-    fn load(bytes: &[u8], at: usize) -> Self {
-        let bytes: &[u8; BLOCK] = bytes[at..at + BLOCK].try_into().expect("is as long");
-        let half: *const __m256i = bytes.as_ptr().cast();
-        // SAFETY: both halves of 32 bytes lie inside the 64, and the load needs no alignment.
-        unsafe {
-            Self {
-                low: _mm256_loadu_si256(half),
-                high: _mm256_loadu_si256(half.add(1)),
-            }
+    fn of(bytes: &[u8]) -> Self {
+        let half = _mm256_set1_epi8(15);
+        let bytes = load(bytes);
+        Self {
+            low: _mm256_and_si256(bytes, half),
+            high: _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half),
         }
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn beyond_ascii(&self) -> u64 {
-        join(
-            _mm256_movemask_epi8(self.low),
-            _mm256_movemask_epi8(self.high),
-        )
     }
 }
 
-/// A class, as tables: a byte is in it if the entry of its low half has the bit of its high half.
-struct Table {
+/// The tables of one place, as look-ups want them.
+#[derive(Clone, Copy)]
+struct Tables {
     of_low_half: __m256i,
     of_high_half: __m256i,
 }
 
-impl Table {
+impl Tables {
+    #[inline]
     #[target_feature(enable = "avx2")]
-    fn of(class: &RowClass) -> Self {
-        // Bytes beyond ASCII have a high half of 8 or more, and no bit.
-        const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0];
+    fn of(table: super::Table) -> Self {
         Self {
-            of_low_half: twice(class.high_halves),
-            of_high_half: twice(BITS),
+            of_low_half: twice(table.of_low_half),
+            of_high_half: twice(table.of_high_half),
         }
     }
 
+    #[inline]
     #[target_feature(enable = "avx2")]
-    fn mask(&self, block: &Block) -> u64 {
-        join(self.mask_of_half(block.low), self.mask_of_half(block.high))
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn mask_of_half(&self, bytes: __m256i) -> i32 {
-        let half = _mm256_set1_epi8(15);
-        let low = _mm256_shuffle_epi8(self.of_low_half, _mm256_and_si256(bytes, half));
-        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
-        let high = _mm256_shuffle_epi8(self.of_high_half, high);
-        let outside = _mm256_cmpeq_epi8(_mm256_and_si256(low, high), _mm256_setzero_si256());
-        !_mm256_movemask_epi8(outside)
+    fn look_up(&self, halves: &Halves) -> __m256i {
+        _mm256_and_si256(
+            _mm256_shuffle_epi8(self.of_low_half, halves.low),
+            _mm256_shuffle_epi8(self.of_high_half, halves.high),
+        )
     }
 }
 
-/// The 16 bytes in both halves of a vector, as look-ups want them.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn twice(t: [u8; 16]) -> __m256i {
-    let t = t.map(u8::cast_signed);
-    _mm256_setr_epi8(
-        t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11], t[12], t[13],
-        t[14], t[15], t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], t[9], t[10], t[11],
-        t[12], t[13], t[14], t[15],
-    )
+fn load(bytes: &[u8]) -> __m256i {
+    let bytes: &[u8; VECTOR] = bytes[..VECTOR].try_into().expect("is as long");
+    // SAFETY: 32 bytes are read of 32, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
-fn join(low: i32, high: i32) -> u64 {
-    u64::from(low.cast_unsigned()) | u64::from(high.cast_unsigned()) << 32
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(vector: __m256i, bytes: &mut [u8; VECTOR]) {
+    // SAFETY: 32 bytes are written of 32, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
+}
+
+/// Which of the bytes are not zero, a bit each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn any_bits(vector: __m256i) -> u32 {
+    use std::arch::x86_64::{_mm256_cmpeq_epi8, _mm256_movemask_epi8};
+    let zero = _mm256_cmpeq_epi8(vector, _mm256_setzero_si256());
+    !_mm256_movemask_epi8(zero).cast_unsigned()
+}
+
+/// The 16 bytes in both halves of a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twice(bytes: [u8; 16]) -> __m256i {
+    // SAFETY: 16 bytes are read of 16, and the load needs no alignment.
+    let half = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    _mm256_broadcastsi128_si256(half)
 }

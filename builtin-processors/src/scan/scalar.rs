@@ -1,12 +1,22 @@
-//! One position after the other: the meaning of [`Shape::find`], and what runs where there are no
+//! One position after the other: the meaning of [`Gate::scan`], and what runs where there are no
 //! vectors that we know of.
 
-use super::Shape;
+use std::ops::ControlFlow;
 
-/// Finds the least position at or after `at` where the row lies, or that holds the first byte of a
-/// character beyond ASCII that could be part of one.
-pub(super) fn find(shape: &Shape, haystack: &[u8], at: usize) -> Option<usize> {
-    (at..haystack.len()).find(|&position| {
-        shape.beyond.contains(haystack[position]) || shape.is_at(haystack, position)
-    })
+use super::{Gate, Hit};
+
+/// Shows where rows lie, by ascending place.
+pub(super) fn scan<B>(
+    gate: &Gate,
+    haystack: &[u8],
+    at: usize,
+    mut visit: impl FnMut(Hit) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    for at in at..haystack.len() {
+        for row in gate.rows.iter().filter(|row| row.lies_at(haystack, at)) {
+            let owner = row.owner;
+            visit(Hit { at, owner })?;
+        }
+    }
+    ControlFlow::Continue(())
 }

@@ -1,15 +1,19 @@
 //! The rules of a revision as ordered steps.
 //!
 //! A [`CompiledChain`] is immutable and shared; each worker runs a [`Chain`] of its own, made from
-//! it when the worker first sees the revision.
+//! it when the worker first sees the revision. Redact rules that follow one another run as one, in a
+//! single pass over the bytes; each keeps its own account.
 
-use std::sync::Arc;
+use std::{mem, ops::Range, sync::Arc};
 
 use serde::Serialize;
-use streamgate_guest::{Batch, Processor};
-use streamgate_processors::{Builtin, DropAccount, OnError as ProcessorOnError, is_privacy};
+use streamgate_guest::{Batch, Processor, Tally};
+use streamgate_processors::{
+    Builtin, DropAccount, OnError as ProcessorOnError, Redact, is_privacy,
+};
 use utoipa::ToSchema;
 
+use super::clock::CLOCK;
 use crate::{
     books::{Books, Ledger, NamedRule, RuleAccount},
     config_store::StoreError,
@@ -25,6 +29,8 @@ pub type ModuleSource<'a> = &'a dyn Fn(Digest) -> Result<Option<Vec<u8>>, StoreE
 #[derive(Debug)]
 pub struct CompiledChain {
     steps: Vec<Step>,
+    /// Neighbouring steps that run as one, in order.
+    fused: Vec<(Range<usize>, Redact)>,
 }
 
 #[derive(Debug)]
@@ -101,12 +107,17 @@ struct WorkerStep {
 #[derive(Debug)]
 enum Copied {
     Builtin(Box<Builtin>),
+    /// This step and those behind it, as many as there are tallies.
+    Fused(Box<Redact>, Vec<Tally>),
+    /// A step that runs in the fused one before it.
+    InFused,
     Wasm(Box<Runner>),
 }
 
 impl CompiledChain {
     /// Compiles the rules. A rule that was in `previous` under the same id and type keeps its
-    /// account; a WASM rule that did not change keeps its instances too.
+    /// account; a WASM rule that did not change keeps its instances too, and a native one what it
+    /// remembers of earlier events.
     ///
     /// # Errors
     /// [`BuildError::Invalid`] for the first rule that cannot be built; its pointer starts at the
@@ -121,9 +132,7 @@ impl CompiledChain {
             let known = previous.and_then(|chain| chain.step(&rule.id, &rule.kind));
             let processor = match rule.kind.as_str() {
                 WASM => build_wasm(rule, parts, known),
-                _ => build_rule(rule)
-                    .map(Compiled::Builtin)
-                    .map_err(BuildError::Invalid),
+                _ => build_builtin(rule, known),
             };
             let processor = processor.map_err(|error| match error {
                 BuildError::Invalid(fault) => fault.under(&format!("/processors/{at}")).into(),
@@ -147,12 +156,16 @@ impl CompiledChain {
                 rule: rule_name,
             });
         }
-        Ok(Self { steps })
+        let fused = fuse(&steps);
+        Ok(Self { steps, fused })
     }
 
     /// A chain of no rules.
     pub fn empty() -> Self {
-        Self { steps: Vec::new() }
+        Self {
+            steps: Vec::new(),
+            fused: Vec::new(),
+        }
     }
 
     /// Returns the rules that run, in order.
@@ -193,13 +206,13 @@ impl CompiledChain {
             .steps
             .into_iter()
             .filter_map(|step| match step.processor {
-                Copied::Builtin(_) => None,
+                Copied::Builtin(_) | Copied::Fused(..) | Copied::InFused => None,
                 Copied::Wasm(runner) => Some(runner),
             })
             .collect();
-        let mut copied = |processor: &Compiled| match processor {
+        let mut alone = |processor: &Compiled| match processor {
             Compiled::Builtin(builtin) => {
-                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..))))
+                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..), &CLOCK)))
             }
             Compiled::Wasm(rule) => {
                 let kept = runners
@@ -211,11 +224,24 @@ impl CompiledChain {
                 })
             }
         };
+        let mut copied = |at: usize, step: &Step| {
+            let fused = self.fused.iter().find(|(steps, _)| steps.contains(&at));
+            match fused {
+                Some((steps, redact)) if steps.start == at => {
+                    let tallies = vec![Tally::default(); steps.len()];
+                    Copied::Fused(Box::new(redact.clone()), tallies)
+                }
+                Some(_) => Copied::InFused,
+                None => alone(&step.processor),
+            }
+        };
         let steps = self
             .steps
             .iter()
-            .map(|step| WorkerStep {
-                processor: copied(&step.processor),
+            .enumerate()
+            .map(|(at, step)| (copied(at, step), step))
+            .map(|(processor, step)| WorkerStep {
+                processor,
                 on_overload: step.on_overload,
                 account: Arc::clone(&step.rule.account),
                 seen: 0,
@@ -246,21 +272,15 @@ impl Compiled {
 impl Chain {
     /// Runs every step over the batch. What was done is remembered until [`book`](Self::book).
     pub fn run(&mut self, batch: &mut Batch, overloaded: bool) {
-        for step in &mut self.steps {
-            let events = batch.events() as u64;
-            (step.seen, step.overloaded, step.ran) = (0, 0, Ran::default());
-            if events == 0 {
-                continue;
-            }
-            if overloaded && step.on_overload == OnOverload::Bypass {
-                step.overloaded = events;
-                continue;
-            }
-            match &mut step.processor {
-                Copied::Builtin(builtin) => step.ran.tally = builtin.process(batch),
-                Copied::Wasm(runner) => step.ran = runner.run(batch),
-            }
-            step.seen = events - step.ran.bypassed;
+        let mut steps = self.steps.as_mut_slice();
+        while let [first, ..] = steps {
+            let count = match &first.processor {
+                Copied::Fused(_, tallies) => tallies.len(),
+                _ => 1,
+            };
+            let (these, rest) = mem::take(&mut steps).split_at_mut(count);
+            run_steps(these, batch, overloaded);
+            steps = rest;
         }
     }
 
@@ -284,11 +304,70 @@ impl Chain {
     }
 }
 
+/// Runs one step, or those that are fused into one.
+fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
+    let mut events = batch.events() as u64;
+    for step in &mut *steps {
+        (step.seen, step.overloaded, step.ran) = (0, 0, Ran::default());
+    }
+    let Some(first) = steps.first_mut().filter(|_| events > 0) else {
+        return;
+    };
+    if overloaded && first.on_overload == OnOverload::Bypass {
+        steps.iter_mut().for_each(|step| step.overloaded = events);
+        return;
+    }
+    match &mut first.processor {
+        Copied::Builtin(builtin) => first.ran.tally = builtin.process(batch),
+        Copied::Wasm(runner) => first.ran = runner.run(batch),
+        Copied::Fused(redact, tallies) => {
+            tallies.fill(Tally::default());
+            redact.process_each(batch, tallies);
+            let tallies = mem::take(tallies);
+            for (step, tally) in steps.iter_mut().zip(&tallies) {
+                step.ran.tally = *tally;
+                step.seen = events;
+                events -= tally.dropped + tally.failed_dropped;
+            }
+            if let [first, ..] = steps
+                && let Copied::Fused(_, kept) = &mut first.processor
+            {
+                *kept = tallies;
+            }
+            return;
+        }
+        Copied::InFused => {}
+    }
+    first.seen = events - first.ran.bypassed;
+}
+
+/// Finds the redact steps that follow one another and are bypassed alike, and makes one of each row.
+fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Redact)> {
+    fn redact(step: &Step) -> Option<&Redact> {
+        match &step.processor {
+            Compiled::Builtin(Builtin::Redact(redact)) => Some(redact),
+            _ => None,
+        }
+    }
+    let mut fused = Vec::new();
+    let mut start = 0;
+    for alike in steps.chunk_by(|a, b| {
+        redact(a).is_some() && redact(b).is_some() && a.on_overload == b.on_overload
+    }) {
+        let end = start + alike.len();
+        if alike.len() > 1 {
+            fused.push((start..end, Redact::fuse(alike.iter().filter_map(redact))));
+        }
+        start = end;
+    }
+    fused
+}
+
 impl Copied {
     fn drop_account(&self) -> DropAccount {
         match self {
             Self::Builtin(builtin) => builtin.drop_account(),
-            Self::Wasm(_) => DropAccount::RuleDropped,
+            Self::Fused(..) | Self::InFused | Self::Wasm(_) => DropAccount::RuleDropped,
         }
     }
 }
@@ -319,6 +398,15 @@ fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {
     };
     Builtin::build(&rule.kind, &rule.params, on_error)
         .map_err(|error| Invalid::new(error.code, error.pointer, error.message))
+}
+
+/// Builds a native rule; one that did not change goes on with what it remembers.
+fn build_builtin(rule: &Rule, known: Option<&Step>) -> Result<Compiled, BuildError> {
+    let mut builtin = build_rule(rule)?;
+    if let Some(Compiled::Builtin(previous)) = known.map(|step| &step.processor) {
+        builtin.continue_from(previous);
+    }
+    Ok(Compiled::Builtin(builtin))
 }
 
 fn check_wasm(rule: &Rule) -> Result<Params, Invalid> {

@@ -3,10 +3,12 @@
 //! Config: `{"type": "filter", "params": {"value": "DEBUG"}, "on_error": "pass"}`, as in a rule;
 //! `on_error` is `pass`, `mask` (the default) or `drop`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use streamgate_guest::{Batch, Configure, Processor, Tally, export, host, parse_config};
-use streamgate_processors::{Builtin, OnError};
+use streamgate_processors::{Builtin, Clock, OnError};
 
 /// A native rule.
 #[derive(Debug)]
@@ -46,7 +48,8 @@ impl Configure for Guest {
         };
         let builtin = Builtin::build(&kind, &params, on_error)
             .map_err(|error| format!("`{}`: {error}", error.pointer))?;
-        Ok(Self(builtin.for_worker(host::random())))
+        let clock = Clock::new(|| Duration::from_millis(host::now_ms()));
+        Ok(Self(builtin.for_worker(host::random(), &clock)))
     }
 }
 
