@@ -87,6 +87,15 @@ fn native_rules_and_the_same_rules_as_guests_leave_the_same_bytes() {
             let native = Builtin::build(kind, params, OnError::Pass);
             let config = json!({"type": kind, "params": params, "on_error": "pass"});
             let guest = rule("builtin", &config, &json!({}));
+            // A guest reads no files and has no environment: the key of a hash is out of its reach.
+            if params
+                .get("key")
+                .and_then(Value::as_str)
+                .is_some_and(is_reference)
+            {
+                guest.expect_err(&name);
+                continue;
+            }
             let (mut native, guest) = match (native, guest) {
                 (Ok(native), Ok(guest)) => (native, guest),
                 (Err(fault), Err(refusal)) => {
@@ -120,6 +129,10 @@ fn native_rules_and_the_same_rules_as_guests_leave_the_same_bytes() {
         }
     }
     assert!(compared > 40, "only {compared} were compared");
+}
+
+fn is_reference(key: &str) -> bool {
+    key.starts_with("file:") || key.starts_with("env:")
 }
 
 #[test]

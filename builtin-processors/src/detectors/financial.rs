@@ -23,7 +23,7 @@ pub(super) const DETECTORS: &[Detector] = &[Detector {
     title: "payment card number",
     description: "12 to 19 digits in a row, or in groups as printed on cards; an issuer's range with \
         its lengths (Visa, Mastercard, American Express, Discover, JCB, Diners Club, UnionPay, \
-        Maestro, Mir, RuPay, Elo, Verve, Troy) and Luhn's check digit (ISO/IEC 7812-1).",
+        Maestro, Mir, RuPay, Elo, Verve) and Luhn's check digit (ISO/IEC 7812-1).",
     pattern: r"(?-u)[2-6]\d{3}(?:[ -]\d{4}){3}|3[47]\d{2}[ -]\d{6}[ -]\d{5}|3\d{3}[ -]\d{6}[ -]\d{4}|62\d{4}[ -]\d{13}|[2-6]\d{11,18}",
     check: Some(is_card),
     other_keys: OTHER_NUMBERS,
