@@ -3,6 +3,8 @@
 //! - **publish**: three gates; how long a publish takes until all of them say that it is in force.
 //! - **storm**: one gate under load, first left alone, then with a thousand publishes a second; what
 //!   that does to the latency of events and to memory.
+//! - **outage**: one gate under load while the Redis is frozen, and then while it is dead; what that does
+//!   to the latency of events, and how long it takes after each until what is new is in force.
 //! - **large**: a manifest of thousands of rules and hundreds of outputs, validated and published.
 //!
 //! All is on loopback. The Redis is started for the run, with nothing in it.
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -53,6 +57,9 @@ pub(crate) struct Args {
     /// Publishes a second of a storm
     #[arg(long, default_value_t = 1_000)]
     storm_rate: u64,
+    /// How long the Redis is frozen, and then dead, in seconds
+    #[arg(long, default_value_t = 20)]
+    outage_seconds: u64,
     /// Events a second under load
     #[arg(long, default_value_t = 10_000)]
     rate: u64,
@@ -73,6 +80,7 @@ struct Report {
     origin: Origin,
     publish: Publish,
     storm: Storm,
+    outage: Outage,
     large: Large,
 }
 
@@ -98,6 +106,19 @@ struct Storm {
     events_arrived: u64,
     resident_bytes_before: u64,
     resident_bytes_after: u64,
+}
+
+#[derive(Serialize)]
+struct Outage {
+    seconds: u64,
+    quiet: Percentiles,
+    frozen: Percentiles,
+    dead: Percentiles,
+    /// From the end of each outage until a manifest that was written then is in force.
+    after_frozen_ms: f64,
+    after_dead_ms: f64,
+    events_sent: u64,
+    events_arrived: u64,
 }
 
 #[derive(Serialize)]
@@ -141,13 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         storm.events_per_second,
     )?;
     for (name, latency) in [("quiet", &storm.quiet), ("storm", &storm.storm)] {
-        writeln!(
-            out,
-            "  {name}: p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms",
-            latency.p50_us / 1e3,
-            latency.p99_us / 1e3,
-            latency.p999_us / 1e3,
-        )?;
+        print_latency(&mut out, name, latency)?;
     }
     writeln!(
         out,
@@ -155,6 +170,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         mebibytes(storm.resident_bytes_before),
         mebibytes(storm.resident_bytes_after),
     )?;
+    let outage = time_outage(args)?;
+    writeln!(
+        out,
+        "outage: caught up {:.0} ms after {} s frozen, {:.0} ms after {} s dead; {} of {} events arrived",
+        outage.after_frozen_ms,
+        outage.seconds,
+        outage.after_dead_ms,
+        outage.seconds,
+        outage.events_arrived,
+        outage.events_sent,
+    )?;
+    for (name, latency) in [
+        ("quiet", &outage.quiet),
+        ("frozen", &outage.frozen),
+        ("dead", &outage.dead),
+    ] {
+        print_latency(&mut out, name, latency)?;
+    }
     let large = time_large(args)?;
     writeln!(
         out,
@@ -175,10 +208,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             origin,
             publish,
             storm,
+            outage,
             large,
         };
         save(path, &report)?;
     }
+    Ok(())
+}
+
+fn print_latency(out: &mut impl Write, name: &str, latency: &Percentiles) -> Result<()> {
+    writeln!(
+        out,
+        "  {name}: p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms",
+        latency.p50_us / 1e3,
+        latency.p99_us / 1e3,
+        latency.p999_us / 1e3,
+    )?;
     Ok(())
 }
 
@@ -269,6 +314,53 @@ fn time_storm(args: &Args) -> Result<Storm> {
         events_arrived: arrivals.count(),
         resident_bytes_before,
         resident_bytes_after: gate.subject.resident_bytes()?,
+    };
+    gate.subject.stop()?;
+    Ok(result)
+}
+
+fn time_outage(args: &Args) -> Result<Outage> {
+    let mut redis = Redis::start()?;
+    let arrivals = Arrivals::listen()?;
+    let gate = Member::start(args, &redis, 0, Some(arrivals.address))?;
+    let length = Duration::from_secs(args.outage_seconds);
+    let mut sent = send(args, &gate, Duration::from_secs(2))?;
+    arrivals.wait_for(sent)?;
+    arrivals.take();
+    let mut under_load = || {
+        sent += send(args, &gate, length)?;
+        arrivals.wait_for(sent)?;
+        Ok::<_, anyhow::Error>(Percentiles::of(&arrivals.take()))
+    };
+    let quiet = under_load()?;
+    let caught_up = |redis: &Redis, revision: u64| {
+        let ended = Instant::now();
+        redis.set(
+            &json!({"version": "1.0", "revision": revision, "pipelines": [{
+                "processors": [filter(0)], "outputs": [output(0, arrivals.address)],
+            }]}),
+        )?;
+        wait_until("it is in force", || Ok(gate.revision()? == revision))?;
+        Ok::<_, anyhow::Error>(ended.elapsed().as_secs_f64() * 1e3)
+    };
+    redis.signal(Signal::SIGSTOP)?;
+    let frozen = under_load()?;
+    redis.signal(Signal::SIGCONT)?;
+    let after_frozen_ms = caught_up(&redis, 1)?;
+    redis.signal(Signal::SIGKILL)?;
+    redis.child.wait()?;
+    let dead = under_load()?;
+    redis.start_again()?;
+    let after_dead_ms = caught_up(&redis, 2)?;
+    let result = Outage {
+        seconds: args.outage_seconds,
+        quiet,
+        frozen,
+        dead,
+        after_frozen_ms,
+        after_dead_ms,
+        events_sent: sent,
+        events_arrived: arrivals.count(),
     };
     gate.subject.stop()?;
     Ok(result)
@@ -544,7 +636,7 @@ impl Member {
 struct Redis {
     child: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Redis {
@@ -553,22 +645,40 @@ impl Redis {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
-        let child = Command::new("redis-server")
+        let redis = Self {
+            child: Self::spawn(port, &folder)?,
+            port,
+            folder,
+        };
+        redis.wait()?;
+        Ok(redis)
+    }
+
+    fn spawn(port: u16, folder: &tempfile::TempDir) -> Result<Child> {
+        Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .context("cannot start `redis-server`; install it")?;
-        let redis = Self {
-            child,
-            port,
-            _folder: folder,
-        };
+            .context("cannot start `redis-server`; install it")
+    }
+
+    /// Starts it again, with nothing in it.
+    fn start_again(&mut self) -> Result<()> {
+        self.child = Self::spawn(self.port, &self.folder)?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<()> {
         wait_until("Redis answers", || {
-            Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
-        })?;
-        Ok(redis)
+            Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok())
+        })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).context("the Redis is gone")
     }
 
     fn url(&self) -> String {
