@@ -5,7 +5,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Body, Gate, RedisServer, Request, drops, eventually, foreign, guest, member};
+use crate::support::{
+    Body, Gate, RedisServer, Request, Setup, drops, eventually, foreign, guest, member,
+};
 
 fn three(redis: &RedisServer) -> [Gate; 3] {
     let gates = ["a", "b", "c"].map(|name| member(redis, name).start());
@@ -229,6 +231,19 @@ fn what_another_program_writes_is_applied() {
     // A publish of ours comes after it, and has a number.
     assert_eq!(gate.run(&drops("NOISE"), &[]), 1);
     gate.comes_to_drop("NOISE");
+}
+
+#[test]
+fn the_seeds_variables_select_its_redis() {
+    let redis = RedisServer::start();
+    redis.publish(foreign("DEBUG"));
+    let gate = Setup::new()
+        .without("store")
+        .env("REDIS_HOST", "127.0.0.1")
+        .env("REDIS_PORT", redis.port.to_string())
+        .start();
+    gate.comes_to_drop("DEBUG");
+    assert_eq!(gate.config()["store"], redis.url());
 }
 
 #[test]

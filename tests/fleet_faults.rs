@@ -373,6 +373,15 @@ fn answers_that_refuse_are_an_outage_with_its_reason() {
         admin(mend_it);
         assert_eq!(gate.get("/rules"), drops("DEBUG"), "nothing was changed");
     }
+    // No room for one more connection, and then again.
+    // Redis says so and hangs up at once, which may be all that is seen of it.
+    let turned_away = || failures("too_many_clients") + failures("unreachable");
+    let before = turned_away();
+    admin(&["CONFIG", "SET", "maxclients", "1"]);
+    admin(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("it is tried again", || turned_away() > before + 1.0);
+    admin(&["CONFIG", "SET", "maxclients", "1000"]);
+    eventually("all is well", || gate.config()["state"] == "ok");
     // Not logged in any more, and then again.
     admin(&["CONFIG", "SET", "requirepass", "secret"]);
     admin(&["CLIENT", "KILL", "TYPE", "normal"]);
