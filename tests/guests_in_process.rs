@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use streamgate::{
     digest::Digest,
     manifest::Rule,
-    wasm::{Compiler, Module, Params, Ran, Reason, Runner, Wasm, WasmRule},
+    wasm::{Compiler, Module, Params, Ran, Reason, Runner, Stack, Wasm, WasmRule},
 };
 use streamgate_guest::{Batch, Processor, WITHHELD};
 use streamgate_processors::{Builtin, OnError, TYPES};
@@ -24,10 +24,10 @@ fn host() -> &'static Wasm {
     HOST.get_or_init(|| Wasm::new(1, Compiler::Here))
 }
 
-fn module(name: &str) -> Arc<Module> {
+fn module(name: &str, stack: Stack) -> Arc<Module> {
     let bytes = fs::read(guest(name)).expect("it was built");
     host()
-        .load(Digest::of(&bytes), &bytes)
+        .load(Digest::of(&bytes), &bytes, stack)
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -45,7 +45,7 @@ fn rule(name: &str, config: &Value, more: &Value) -> Result<Arc<WasmRule>, Strin
     }
     let rule: Rule = serde_json::from_value(rule).expect("a rule");
     let params = Params::parse(&rule).map_err(|fault| fault.to_string())?;
-    WasmRule::build(&rule, &params, module(name), 1, None)
+    WasmRule::build(&rule, &params, module(name, params.limits.stack()), 1, None)
         .map(Arc::new)
         .map_err(|fault| fault.to_string())
 }
@@ -273,6 +273,20 @@ fn a_breaker_closes_when_the_guest_is_well_again() {
 }
 
 #[test]
+fn a_guest_that_spins_is_put_into_quarantine_and_still_serves() {
+    let config = json!({"sin": "loop", "on": "poison"});
+    let mut runner = runner("misbehave", &config, &json!({"limits": {"batch_ms": 5}}));
+    run(&mut runner, "harmless\n");
+    assert!(!runner.rule().status().quarantined);
+    let (left, ran) = run(&mut runner, "harmless\npoison\n");
+    assert_eq!((left.as_str(), ran.tally.failed), ("harmless\npoison\n", 1));
+    assert!(runner.rule().status().quarantined);
+    let (left, ran) = run(&mut runner, "poison\nharmless\n");
+    assert_eq!((left.as_str(), ran.tally.failed), ("poison\nharmless\n", 1));
+    assert_eq!(ran.bypassed, 0);
+}
+
+#[test]
 fn configs_are_refused_in_the_words_of_the_guest() {
     let refusal = |name, config| rule(name, &config, &json!({})).expect_err("it is refused");
     let words = refusal("misbehave", json!({"sin": "configure_error"}));
@@ -296,6 +310,7 @@ fn limits_out_of_range_are_refused() {
         (json!({"memory_bytes": 1_u64 << 33}), "memory_bytes"),
         (json!({"batch_ms": 0}), "batch_ms"),
         (json!({"configure_ms": 1_000_000}), "configure_ms"),
+        (json!({"stack_bytes": 4096}), "stack_bytes"),
         (json!({"output_bytes": 0}), "output_bytes"),
         (json!({"log_per_second": 100_000}), "log_per_second"),
         (json!({"bogus": 1}), "limits"),
@@ -329,6 +344,19 @@ fn limits_are_those_of_the_rule() {
     let mut wide = runner("misbehave", &giant, &wide);
     let (left, _) = run(&mut wide, &"a\n".repeat(200_000));
     assert!(left.starts_with("xxx"), "{}", &left[..10]);
+}
+
+#[test]
+fn calls_go_as_deep_as_the_stack_of_the_rule() {
+    let deep = json!({"sin": "deep", "size": 6_000});
+    let failures = |stack_bytes: usize| {
+        let limits = json!({"limits": {"stack_bytes": stack_bytes}});
+        let ran = run(&mut runner("misbehave", &deep, &limits), "a\n").1;
+        ran.failures[Reason::Stack as usize]
+    };
+    assert_eq!(failures(1 << 20), 0);
+    assert_eq!(failures(512 << 10), 0);
+    assert_eq!(failures(64 << 10), 1);
 }
 
 #[test]

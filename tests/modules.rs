@@ -551,7 +551,10 @@ fn a_guest_that_always_fails_is_left_alone_until_it_is_well() {
         (&status["state"], &status["reason"]),
         (&json!("bypassed"), &json!("breaker"))
     );
-    assert!(metrics(&gate).contains("streamgate_wasm_breaker_open{rule=\"sinner\"} 1"));
+    for gauge in ["breaker_open", "quarantined"] {
+        let line = format!("streamgate_wasm_{gauge}{{rule=\"sinner\"}} 1");
+        assert!(metrics(&gate).contains(&line), "{gauge}");
+    }
     assert!(
         gate.logged("a WASM rule keeps failing; its breaker is open")
             .is_some()

@@ -9,7 +9,7 @@ use serde_json::json;
 use streamgate::{
     digest::Digest,
     manifest::Rule,
-    wasm::{Compiler, ModuleError, Params, Runner, Wasm, WasmRule},
+    wasm::{Compiler, ModuleError, Params, Runner, Stack, Wasm, WasmRule},
 };
 use streamgate_guest::Batch;
 use wasm_smith::{Config, Module};
@@ -131,7 +131,9 @@ fn load(wasm: &Wasm, bytes: &[u8]) -> Result<WasmRule, Refused> {
         assert!(streamgate::wasm::CODES.contains(&error.code), "{error:?}");
         Refused::AtUpload(error.message)
     };
-    let module = wasm.load(Digest::of(bytes), bytes).map_err(told)?;
+    let module = wasm
+        .load(Digest::of(bytes), bytes, Stack::default())
+        .map_err(told)?;
     let rule = json!({"id": "random", "type": "wasm", "params": {
         "module": "random",
         "limits": {"batch_ms": 5, "configure_ms": 5, "memory_bytes": 8 << 20},

@@ -9,12 +9,12 @@
 //!
 //! All is on loopback. The Redis is started for the run, with nothing in it.
 
-use std::io::{BufRead, BufReader, Write, stdout};
+use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::arrivals::{Arrivals, nanoseconds, wait_until};
 use crate::control::Control;
 use crate::receiver::empty_histogram;
 use crate::report::{Origin, Percentiles, save};
@@ -32,9 +33,6 @@ use crate::subject::Subject;
 
 /// Gates that a publish has to reach.
 const GATES: usize = 3;
-
-/// How long anything may take.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Time between two writes of the load.
 const WRITE_EVERY: Duration = Duration::from_millis(1);
@@ -471,94 +469,9 @@ fn send(args: &Args, gate: &Member, length: Duration) -> Result<u64> {
     Ok(sent)
 }
 
-/// The time since the start of this program.
-fn nanoseconds(at: Instant) -> u64 {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let start = *START.get_or_init(Instant::now);
-    u64::try_from(at.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What the gate sends, counted and timed as it arrives.
-struct Arrivals {
-    address: SocketAddr,
-    count: Arc<AtomicU64>,
-    latency: Arc<std::sync::Mutex<Histogram<u64>>>,
-}
-
-impl Arrivals {
-    fn listen() -> Result<Self> {
-        nanoseconds(Instant::now());
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let arrivals = Self {
-            address: listener.local_addr()?,
-            count: Arc::default(),
-            latency: Arc::new(std::sync::Mutex::new(empty_histogram())),
-        };
-        let (count, latency) = (Arc::clone(&arrivals.count), Arc::clone(&arrivals.latency));
-        // Ends with the process; it waits in `accept` until then.
-        thread::spawn(move || {
-            for socket in listener.incoming().flatten() {
-                let (count, latency) = (Arc::clone(&count), Arc::clone(&latency));
-                thread::spawn(move || read(socket, &count, &latency));
-            }
-        });
-        Ok(arrivals)
-    }
-
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    fn wait_for(&self, count: u64) -> Result<()> {
-        wait_until("all events arrived", || Ok(self.count() >= count))?;
-        ensure!(
-            self.count() == count,
-            "expected {count} events, found {}",
-            self.count()
-        );
-        Ok(())
-    }
-
-    /// Returns the latencies since it was asked last.
-    fn take(&self) -> Histogram<u64> {
-        let mut latency = self.latency.lock().unwrap_or_else(|held| held.into_inner());
-        std::mem::replace(&mut latency, empty_histogram())
-    }
-}
-
-fn read(socket: TcpStream, count: &AtomicU64, latency: &std::sync::Mutex<Histogram<u64>>) {
-    let mut reader = BufReader::with_capacity(256 * 1024, socket);
-    let mut line = Vec::new();
-    while reader
-        .read_until(b'\n', &mut line)
-        .is_ok_and(|length| length > 0)
-    {
-        let now = nanoseconds(Instant::now());
-        let text = line.split(|&byte| byte == b' ').next().unwrap_or_default();
-        let due: Option<u64> = std::str::from_utf8(text)
-            .ok()
-            .and_then(|text| text.parse().ok());
-        if let Some(due) = due {
-            let mut latency = latency.lock().unwrap_or_else(|held| held.into_inner());
-            latency.saturating_record(now.saturating_sub(due).max(1));
-        }
-        count.fetch_add(1, Ordering::Release);
-        line.clear();
-    }
-}
-
 fn record(histogram: &mut Histogram<u64>, time: Duration) -> Result<()> {
     let time = u64::try_from(time.as_nanos()).context("a long time")?;
     histogram.saturating_record(time);
-    Ok(())
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition()? {
-        ensure!(Instant::now() < deadline, "waited {DEADLINE:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use streamgate::digest::Digest;
 use streamgate::manifest::Rule;
-use streamgate::wasm::{Compiler, Module, Params, Runner, Wasm, WasmRule};
+use streamgate::wasm::{Compiler, Module, Params, Runner, Stack, Wasm, WasmRule};
 use streamgate_guest::{Batch, Configure, Processor, Tally};
 use streamgate_processors::{Builtin, Clock, OnError};
 use trim_json::TrimJson;
@@ -209,7 +209,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for work in works {
         let bytes = modules.read(work.module)?;
         let module = host
-            .load(Digest::of(&bytes), &bytes)
+            .load(Digest::of(&bytes), &bytes, Stack::default())
             .with_context(|| format!("module `{}`", work.module))?;
         for &batch_events in &args.batch_events {
             let result = measure(work, &module, batch_events, args)

@@ -2,10 +2,9 @@
 //!
 //! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
 //! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
-//! `measure` is one run. `throughput`, `latency`, `chain`, `guests`, `module_latency` and `fleet` are the
-//! commands;
-//! `reference` has the programs that the gate is compared with. `README.md` says how to run it and how
-//! to read it.
+//! `measure` is one run. `throughput`, `latency`, `chain`, `guests`, `module_latency`, `neighbours` and `fleet`
+//! are the commands; `reference` has the programs that the gate is compared with. `README.md` says how
+//! to run it and how to read it.
 
 use std::io::{Write, stderr};
 use std::process::ExitCode;
@@ -14,6 +13,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 
+mod arrivals;
 mod cases;
 mod chain;
 mod contender;
@@ -26,6 +26,7 @@ mod latency;
 mod measure;
 mod module_latency;
 mod modules;
+mod neighbours;
 mod receiver;
 mod reference;
 mod report;
@@ -56,6 +57,8 @@ enum Benchmark {
     Guests(guests::Args),
     /// Time from the upload of a module to the arrival of the first event that it processed
     ModuleLatency(module_latency::Args),
+    /// Latency of a connection's events while a guest misbehaves on those of another one
+    Neighbours(neighbours::Args),
     /// Gates that share a Redis: publishes, a storm of them under load, a large manifest
     Fleet(fleet::Args),
     /// The bare relay, as a process of its own
@@ -84,6 +87,7 @@ fn run(command: &Benchmark) -> Result<()> {
         Benchmark::Chain(args) => chain::run(args),
         Benchmark::Guests(args) => guests::run(args),
         Benchmark::ModuleLatency(args) => module_latency::run(args),
+        Benchmark::Neighbours(args) => neighbours::run(args),
         Benchmark::Fleet(args) => fleet::run(args),
         Benchmark::Relay(args) => reference::relay::run(args),
         Benchmark::Plain(args) => reference::plain::run(args),

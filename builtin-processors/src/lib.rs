@@ -15,6 +15,7 @@ pub use dedupe::Dedupe;
 pub use filter::Filter;
 pub use redact::Redact;
 pub use sample::Sample;
+pub use scan::find_line_ends;
 pub use throttle::Throttle;
 
 pub mod detectors;

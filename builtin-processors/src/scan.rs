@@ -19,6 +19,7 @@
 use std::ops::ControlFlow;
 
 pub(crate) use byte_set::ByteSet;
+pub use lines::find_line_ends;
 use rows::Places;
 pub(crate) use rows::Rows;
 pub(crate) use words::{SHORTEST_WORD, Words};
@@ -26,6 +27,7 @@ pub(crate) use words::{SHORTEST_WORD, Words};
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod byte_set;
+mod lines;
 mod rows;
 mod scalar;
 mod words;

@@ -379,6 +379,12 @@ fn of_modules(families: &mut Vec<Family>, status: &Status) {
         |wasm| wasm.breaker_opened,
     );
     all(
+        gauge,
+        "streamgate_wasm_quarantined",
+        "1 while its guests run at the lowest priority",
+        |wasm| u64::from(wasm.quarantined),
+    );
+    all(
         counter,
         "streamgate_wasm_log_lines",
         "Lines that the module logged",

@@ -20,6 +20,7 @@ use crate::digest::Digest;
 
 pub use self::{
     compile::{CompileLimits, SUBCOMMAND, child},
+    engine::Stack,
     instance::Reason,
     module::Module,
     record::{Activity, LastFailure},
@@ -33,8 +34,10 @@ mod hostcalls;
 mod instance;
 mod limits;
 mod module;
+mod quarantine;
 mod record;
 mod rule;
+mod staging;
 
 /// A handle to the WASM host of this process; clones are the same host.
 #[derive(Debug, Clone)]
@@ -46,11 +49,12 @@ pub struct Wasm {
 struct Inner {
     workers: usize,
     compiler: Compiler,
-    runtime: OnceLock<engine::Runtime>,
+    /// By the number of the stack's size.
+    runtimes: [OnceLock<engine::Runtime>; Stack::SIZES],
     /// Held while a module is compiled: one at a time, so that the data path keeps its processors.
     compiling: Mutex<()>,
     /// What is compiled and still held by somebody.
-    modules: Mutex<BTreeMap<Digest, Weak<Module>>>,
+    modules: Mutex<BTreeMap<(Digest, Stack), Weak<Module>>>,
     /// The newest ones, which nobody may hold yet: they are published right after they were uploaded.
     newest: Mutex<VecDeque<Arc<Module>>>,
 }
@@ -127,7 +131,7 @@ impl Wasm {
             inner: Arc::new(Inner {
                 workers,
                 compiler,
-                runtime: OnceLock::new(),
+                runtimes: Default::default(),
                 compiling: Mutex::new(()),
                 modules: Mutex::new(BTreeMap::new()),
                 newest: Mutex::default(),
@@ -140,18 +144,23 @@ impl Wasm {
         self.inner.workers
     }
 
-    /// Checks and compiles a module, or returns the one that is compiled already. Takes up to some
-    /// seconds, and blocks.
+    /// Checks and compiles a module for that stack, or returns the one that is compiled already. Takes
+    /// up to some seconds, and blocks.
     ///
     /// # Errors
     /// [`ModuleError`] for bytes that are no processor, or cost too much to compile.
-    pub fn load(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<Module>, ModuleError> {
-        if let Some(module) = self.loaded(digest) {
+    pub fn load(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        stack: Stack,
+    ) -> Result<Arc<Module>, ModuleError> {
+        if let Some(module) = self.loaded(digest, stack) {
             return Ok(module);
         }
         let _turn = self.inner.compiling.lock();
         // Somebody else may have wanted the same one.
-        if let Some(module) = self.loaded(digest) {
+        if let Some(module) = self.loaded(digest, stack) {
             return Ok(module);
         }
         let begun = std::time::Instant::now();
@@ -160,7 +169,7 @@ impl Wasm {
             Compiler::Here => compile::compile(bytes)?,
         };
         let compiled = begun.elapsed();
-        let module = Arc::new(Module::load(digest, artifact, self.runtime()?)?);
+        let module = Arc::new(Module::load(digest, artifact, self.runtime(stack)?)?);
         info!(
             digest = %digest,
             compile_ms = u64::try_from(compiled.as_millis()).unwrap_or(u64::MAX),
@@ -169,28 +178,28 @@ impl Wasm {
         );
         let mut modules = self.inner.modules.lock();
         modules.retain(|_, module| module.strong_count() > 0);
-        modules.insert(digest, Arc::downgrade(&module));
+        modules.insert((digest, stack), Arc::downgrade(&module));
         let mut newest = self.inner.newest.lock();
         newest.truncate(MAX_NEWEST - 1);
         newest.push_front(Arc::clone(&module));
         Ok(module)
     }
 
-    /// Returns a module that is compiled already.
-    pub fn loaded(&self, digest: Digest) -> Option<Arc<Module>> {
-        self.inner.modules.lock().get(&digest)?.upgrade()
+    fn loaded(&self, digest: Digest, stack: Stack) -> Option<Arc<Module>> {
+        self.inner.modules.lock().get(&(digest, stack))?.upgrade()
     }
 
-    fn runtime(&self) -> Result<&engine::Runtime, ModuleError> {
-        if let Some(runtime) = self.inner.runtime.get() {
+    fn runtime(&self, stack: Stack) -> Result<&engine::Runtime, ModuleError> {
+        let runtime = &self.inner.runtimes[stack.number()];
+        if let Some(runtime) = runtime.get() {
             return Ok(runtime);
         }
-        let runtime = engine::Runtime::start(self.inner.workers).map_err(|error| {
+        let started = engine::Runtime::start(self.inner.workers, stack).map_err(|error| {
             ModuleError::new(
                 "engine_failed",
                 format!("the WASM engine cannot be started: {error:#}"),
             )
         })?;
-        Ok(self.inner.runtime.get_or_init(|| runtime))
+        Ok(runtime.get_or_init(|| started))
     }
 }

@@ -14,14 +14,15 @@
 
 use std::{
     arch::x86_64::{
-        __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
-        _mm256_loadu_si256, _mm256_or_si256, _mm256_set1_epi8, _mm256_setzero_si256,
-        _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256, _mm256_testz_si256,
+        __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
+        _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
+        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
+        _mm256_testz_si256,
     },
     ops::ControlFlow,
 };
 
-use super::{FIRST, Group, WINDOW};
+use super::{FIRST, Group, WINDOW, lines::BLOCK};
 
 /// Positions that one vector is about.
 const VECTOR: usize = 32;
@@ -92,6 +93,24 @@ fn scan_with_avx2<const G: usize, B>(
         offset += VECTOR;
     }
     ControlFlow::Continue(())
+}
+
+/// Shows of each block which of its bytes are newlines, a bit each. The processor must have AVX2.
+pub(super) fn newlines(blocks: &[[u8; BLOCK]], note: impl FnMut(u64)) {
+    // SAFETY: `find_line_ends` comes here only if AVX2 was detected.
+    unsafe { newlines_with_avx2(blocks, note) }
+}
+
+#[target_feature(enable = "avx2")]
+fn newlines_with_avx2(blocks: &[[u8; BLOCK]], mut note: impl FnMut(u64)) {
+    let newline = _mm256_set1_epi8(b'\n'.cast_signed());
+    for block in blocks {
+        let equal = |at| {
+            let equal = _mm256_cmpeq_epi8(load(&block[at..]), newline);
+            u64::from(_mm256_movemask_epi8(equal).cast_unsigned())
+        };
+        note(equal(0) | equal(VECTOR) << VECTOR);
+    }
 }
 
 /// Looks up the first places of the window for the vector at `at`.
@@ -219,7 +238,6 @@ fn store(vector: __m256i, bytes: &mut [u8; VECTOR]) {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn any_bits(vector: __m256i) -> u32 {
-    use std::arch::x86_64::{_mm256_cmpeq_epi8, _mm256_movemask_epi8};
     let zero = _mm256_cmpeq_epi8(vector, _mm256_setzero_si256());
     !_mm256_movemask_epi8(zero).cast_unsigned()
 }

@@ -26,7 +26,7 @@ use crate::{
     config_store::ModuleEntry,
     digest::Digest,
     manifest::check_id,
-    wasm::{MAX_MODULE_BYTES, ModuleError},
+    wasm::{MAX_MODULE_BYTES, ModuleError, Stack},
 };
 
 /// The answer when a module was uploaded.
@@ -126,7 +126,7 @@ pub(super) async fn put(
     let (digest, bytes, module) = state
         .blocking(move |shared| {
             let digest = Digest::of(&bytes);
-            let module = shared.gate.wasm().load(digest, &bytes)?;
+            let module = shared.gate.wasm().load(digest, &bytes, Stack::default())?;
             Ok((digest, bytes, module))
         })
         .await?;

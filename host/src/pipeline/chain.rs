@@ -465,7 +465,7 @@ fn load(params: &Params, parts: Parts<'_>) -> Result<Arc<Module>, BuildError> {
              /modules/{name}`"
         ))
     })?;
-    let loaded = parts.wasm.load(digest, &bytes);
+    let loaded = parts.wasm.load(digest, &bytes, params.limits.stack());
     Ok(loaded.map_err(|error| Invalid::new(error.code, "/params/module", error.message))?)
 }
 

@@ -17,11 +17,45 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 /// After this many ticks at which no guest ran the clock stops until the next call.
 const IDLE_TICKS: u32 = 200;
 
-/// Stack that a guest's calls may take in a worker's own stack, in bytes.
+/// Stack that a guest's calls may take in a worker's own stack, in bytes, if the rule does not say.
 ///
-/// wasmtime's default. Threads that run guests have 2 MiB; what is left is for the gate's own
-/// frames. (Rust guests keep most of their locals in linear memory, under the memory limit.)
+/// wasmtime's default. (Rust guests keep most of their locals in linear memory, under the memory
+/// limit.)
 pub(super) const STACK_BYTES: usize = 512 * 1024;
+
+/// Least and most stack of a rule, in bytes. Threads that run guests have 2 MiB; what is left is for
+/// the gate's own frames.
+pub(super) const LEAST_STACK_BYTES: usize = 64 * 1024;
+pub(super) const MOST_STACK_BYTES: usize = 1024 * 1024;
+
+/// How much stack guests have: it belongs to an engine, so there is an engine for each size in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stack(usize);
+
+impl Stack {
+    /// How many sizes there are.
+    pub(super) const SIZES: usize = 5;
+
+    /// The smallest size that has so many bytes: a power of two from 64 KiB to 1 MiB.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self(
+            bytes
+                .clamp(LEAST_STACK_BYTES, MOST_STACK_BYTES)
+                .next_power_of_two(),
+        )
+    }
+
+    /// The number of the size, below [`Self::SIZES`].
+    pub(super) fn number(self) -> usize {
+        (self.0 / LEAST_STACK_BYTES).trailing_zeros() as usize
+    }
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self(STACK_BYTES)
+    }
+}
 
 /// Most memory that a rule may be given, in bytes: the size of a slot in the pool.
 pub(super) const MAX_MEMORY_BYTES: usize = 1024 * 1024 * 1024;
@@ -57,18 +91,24 @@ struct Clock {
 }
 
 impl Runtime {
-    /// Starts an engine with instances for `workers` workers. Reserves address space, not memory.
+    /// Starts an engine with instances for `workers` workers. Reserves address space, not memory; and
+    /// that only for the stack that nearly all rules have: instances with another one cost some
+    /// microseconds more to make.
     ///
     /// # Errors
     /// If the operating system refuses the address space, or a thread.
-    pub(super) fn start(workers: usize) -> wasmtime::Result<Self> {
+    pub(super) fn start(workers: usize, stack: Stack) -> wasmtime::Result<Self> {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let slots = workers
             .saturating_mul(RULES * 2)
             .saturating_add(RULES)
             .min(MAX_SLOTS);
         let mut config = settings();
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
+        config.max_wasm_stack(stack.0);
+        config.allocation_strategy(match stack == Stack::default() {
+            true => InstanceAllocationStrategy::Pooling(pool(slots)),
+            false => InstanceAllocationStrategy::OnDemand,
+        });
         let engine = Engine::new(&config)?;
         let clock = Clock::start(engine.clone())?;
         Ok(Self { engine, clock })
@@ -112,7 +152,6 @@ fn settings() -> Config {
     let mut config = Config::new();
     // Deadlines. Costs about a tenth of the guest's speed; fuel would cost two to three times.
     config.epoch_interruption(true);
-    config.max_wasm_stack(STACK_BYTES);
     config.cranelift_opt_level(OptLevel::Speed);
     // Proposals that no rule needs, and that most of the year's advisories were about.
     config.wasm_gc(false);

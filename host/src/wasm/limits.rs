@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-use super::engine::{MAX_CORE_INSTANCES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS};
+use super::engine::{
+    LEAST_STACK_BYTES, MAX_CORE_INSTANCES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MOST_STACK_BYTES,
+    STACK_BYTES, Stack,
+};
 
 /// `params.limits` of a rule; what is left out has its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub struct Limits {
     pub batch_ms: u64,
     /// Most processor time for `configure`, in milliseconds, 1 to 60,000. Default 1,000.
     pub configure_ms: u64,
+    /// Most stack for its calls, in bytes, 64 KiB to 1 MiB, rounded up to a power of two. Default
+    /// 512 KiB.
+    pub stack_bytes: usize,
     /// Most bytes in the new bodies of one answer. Default: 4 times the batch, and 64 KiB.
     pub output_bytes: Option<usize>,
     /// Most log lines a second of one instance, 0 to 1,000. Default 10.
@@ -40,6 +46,7 @@ impl Default for Limits {
             memory_bytes: 64 * 1024 * 1024,
             batch_ms: 50,
             configure_ms: 1_000,
+            stack_bytes: STACK_BYTES,
             output_bytes: None,
             log_per_second: 10,
         }
@@ -75,6 +82,13 @@ impl Limits {
         )?;
         within("batch_ms", self.batch_ms, 1, 10_000, "milliseconds")?;
         within("configure_ms", self.configure_ms, 1, 60_000, "milliseconds")?;
+        within(
+            "stack_bytes",
+            bytes(self.stack_bytes),
+            bytes(LEAST_STACK_BYTES),
+            bytes(MOST_STACK_BYTES),
+            "bytes",
+        )?;
         if let Some(output_bytes) = self.output_bytes {
             within("output_bytes", bytes(output_bytes), 1, 256 << 20, "bytes")?;
         }
@@ -85,6 +99,11 @@ impl Limits {
             1_000,
             "lines a second",
         )
+    }
+
+    /// Returns the size of the stack that a module is loaded for.
+    pub fn stack(&self) -> Stack {
+        Stack::of(self.stack_bytes)
     }
 
     pub(super) fn batch_time(&self) -> Duration {

@@ -23,7 +23,9 @@ use super::{
     instance::{CallError, Changes, Instance, Reason},
     limits::Limits,
     module::Module,
+    quarantine::{self, Quarantine},
     record::{Activity, Record},
+    staging::Staging,
 };
 use crate::{
     digest::Digest,
@@ -110,6 +112,7 @@ pub struct WasmRule {
     on_error: OnError,
     privacy: bool,
     breaker: Breaker,
+    quarantine: Quarantine,
     record: Arc<Record>,
     /// Instances that no worker has taken yet.
     ready: Mutex<Vec<Instance>>,
@@ -126,6 +129,9 @@ pub struct WasmStatus {
     pub breaker_open: bool,
     /// How often that began.
     pub breaker_opened: u64,
+    /// Whether its guests run at the lowest priority, since one of them failed after a long time
+    /// within the last 60 s.
+    pub quarantined: bool,
     /// What its guests took, said and counted.
     #[serde(flatten)]
     pub activity: Activity,
@@ -181,6 +187,7 @@ impl WasmRule {
             on_error,
             privacy: params.privacy,
             breaker: Breaker::new(rule.id.clone()),
+            quarantine: Quarantine::new(),
             record,
             ready: Mutex::new(ready),
             module,
@@ -199,6 +206,7 @@ impl WasmRule {
             digest: self.module.digest().to_string(),
             breaker_open: self.breaker.is_open(),
             breaker_opened: self.breaker.times_opened(),
+            quarantined: self.quarantine.is_on(),
             activity: self.record.activity(),
         }
     }
@@ -238,66 +246,9 @@ pub struct Runner {
     rule: Arc<WasmRule>,
     instance: Option<Instance>,
     // Scratch, kept so that the steady state allocates nothing.
-    ends: Vec<u32>,
-    staged: Staged,
+    staging: Staging,
     fates: Vec<Fate>,
     bodies: Vec<u8>,
-}
-
-/// From so many bytes on a copy may be slow; see [`Staged`].
-const SLOW_COPY_BYTES: usize = 4096;
-
-/// Events end to end, at an address that they are copied from quickly.
-///
-/// For 4 KiB and more, glibc before 2.39 copies with `rep movsb`, which on AMD Zen 3 is twenty times
-/// slower if the target lies 1 to 31 bytes behind the source, modulo 4,096 (its bug 30994). A batch
-/// begins at a page, and what a guest's allocator gives out a few bytes behind one: the worst case, and
-/// the usual one. One more copy, to the middle of a page, costs 5 ns for an event of 200 bytes and saves
-/// 60 to 110 there (`streamgate-bench guests`, 2026-11-23); elsewhere it is only the 5 ns.
-#[derive(Debug, Default)]
-struct Staged {
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Staged {
-    const PAGE: usize = 4096;
-
-    fn clear(&mut self) {
-        (self.start, self.end) = (0, 0);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    /// Copies `slices`, which have that many bytes together.
-    fn fill<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>, bytes: usize) {
-        let needed = bytes + Self::PAGE;
-        if self.buffer.len() < needed {
-            self.buffer.resize(needed, 0);
-        }
-        let in_page = self.buffer.as_ptr().addr() % Self::PAGE;
-        self.start = (Self::PAGE + Self::PAGE / 2 - in_page) % Self::PAGE;
-        self.end = self.start;
-        for slice in slices {
-            self.buffer[self.end..self.end + slice.len()].copy_from_slice(slice);
-            self.end += slice.len();
-        }
-    }
-
-    fn shrink(&mut self) {
-        if self.buffer.len() > RESTING_BYTES {
-            self.clear();
-            self.buffer.truncate(RESTING_BYTES);
-            self.buffer.shrink_to(RESTING_BYTES);
-        }
-    }
 }
 
 /// What becomes of one event; an event without one goes on as it is.
@@ -338,8 +289,7 @@ impl Runner {
         Self {
             rule,
             instance,
-            ends: Vec::new(),
-            staged: Staged::default(),
+            staging: Staging::default(),
             fates: Vec::new(),
             bodies: Vec::new(),
         }
@@ -375,39 +325,24 @@ impl Runner {
             self.apply(batch, &mut ran);
             return ran;
         }
-        self.columns(batch);
         self.fates.clear();
         self.bodies.clear();
-        let (staged, ends) = (mem::take(&mut self.staged), mem::take(&mut self.ends));
-        let bytes = match staged.is_empty() {
-            // They are handed over as they lie.
-            true => batch.slices().next().unwrap_or_default(),
-            false => staged.bytes(),
+        let mut staging = mem::take(&mut self.staging);
+        staging.lay_out(batch);
+        let (bytes, ends) = (staging.bytes(batch), staging.ends());
+        let is_suspect = self.rule.quarantine.is_on();
+        let mut serve = || match admission {
+            Admission::Probe => self.one_by_one(bytes, ends, Call::Probe, &mut ran),
+            _ => self.whole(bytes, ends, &mut ran),
         };
-        match admission {
-            Admission::Probe => self.one_by_one(bytes, &ends, Call::Probe, &mut ran),
-            _ => self.whole(bytes, &ends, &mut ran),
+        match is_suspect {
+            true => quarantine::at_lowest_priority(serve),
+            false => serve(),
         }
-        (self.staged, self.ends) = (staged, ends);
+        self.staging = staging;
         self.apply(batch, &mut ran);
         self.rest();
         ran
-    }
-
-    /// Writes down where each event ends; and lays the events end to end, if they do not lie so, or
-    /// badly.
-    fn columns(&mut self, batch: &Batch) {
-        self.ends.clear();
-        self.staged.clear();
-        let mut base = 0;
-        for slice in batch.slices() {
-            let ends = memchr::memchr_iter(b'\n', slice).map(|at| offset(base + at + 1));
-            self.ends.extend(ends);
-            base += slice.len();
-        }
-        if batch.slices().len() != 1 || base >= SLOW_COPY_BYTES {
-            self.staged.fill(batch.slices(), base);
-        }
     }
 
     /// All events in one call; one at a time if that fails.
@@ -503,6 +438,7 @@ impl Runner {
     /// Notes a failure; returns whether the breaker is open.
     fn note(&self, error: &CallError, call: Call) -> bool {
         self.rule.record.failed(error);
+        self.rule.quarantine.failed(error.took);
         // A failure is never free, however short: the instance has to be made again.
         let took = error.took.max(Duration::from_micros(10));
         self.rule.breaker.failed(took, call)
@@ -553,7 +489,7 @@ impl Runner {
         if self.fates.is_empty() {
             return;
         }
-        let (fates, ends, bodies) = (&self.fates, &self.ends, &self.bodies);
+        let (fates, ends, bodies) = (&self.fates, self.staging.ends(), &self.bodies);
         let on_error = self.rule.on_error;
         let next = Cell::new(0);
         // With an open breaker no columns were made: then all events have a fate.
@@ -602,8 +538,7 @@ impl Runner {
 
     /// Gives back what a large batch took.
     fn rest(&mut self) {
-        self.ends.shrink_to(RESTING_BYTES / size_of::<u32>());
-        self.staged.shrink();
+        self.staging.rest();
         self.fates.shrink_to(RESTING_BYTES / size_of::<Fate>());
         self.bodies.shrink_to(RESTING_BYTES);
     }

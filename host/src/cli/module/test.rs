@@ -118,7 +118,7 @@ fn build(args: &Args, bytes: &[u8]) -> Result<Arc<WasmRule>, ModuleCommandError>
     // It is the user's own, so it is compiled here.
     let wasm = Wasm::new(1, Compiler::Here);
     let module = wasm
-        .load(Digest::of(bytes), bytes)
+        .load(Digest::of(bytes), bytes, params.limits.stack())
         .map_err(ModuleCommandError::refused)?;
     WasmRule::build(&rule, &params, module, 1, None)
         .map(Arc::new)

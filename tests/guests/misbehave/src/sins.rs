@@ -51,6 +51,8 @@ enum Sin {
     MemoryBomb,
     /// Calls itself for ever.
     StackOverflow,
+    /// Calls itself `size` times (1,000), then keeps every event.
+    Deep,
     /// Executes `unreachable`.
     Trap,
     /// Panics.
@@ -137,7 +139,10 @@ impl Guest for Misbehave {
             Sin::BulkCopy => copy_for_ever(size(16 * MIB)),
             Sin::MemoryBomb => take_all_memory(),
             Sin::StackOverflow => {
-                recurse(0);
+                recurse(0, u64::MAX);
+            }
+            Sin::Deep => {
+                recurse(0, size(1_000) as u64);
             }
             Sin::Trap => wasm32::unreachable(),
             Sin::Panic => panic!("asked to panic"),
@@ -233,10 +238,13 @@ fn take_all_memory() {
 }
 
 #[expect(unconditional_recursion, reason = "the stack has to end somewhere")]
-fn recurse(depth: u64) -> u64 {
+fn recurse(depth: u64, deepest: u64) -> u64 {
+    if depth == deepest {
+        return depth;
+    }
     // Little of it lies in the guest's own memory, so that the calls' stack is what ends first. What
     // is done with the result keeps it from becoming a loop.
-    recurse(black_box(depth) + 1).wrapping_add(depth)
+    recurse(black_box(depth) + 1, deepest).wrapping_add(depth)
 }
 
 fn giant_answer(mut bytes: usize) -> Changes {
