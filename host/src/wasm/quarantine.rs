@@ -59,10 +59,18 @@ impl Quarantine {
             ends => millis(self.made.elapsed()) < ends,
         }
     }
+
+    /// Does the work here, or at the lowest priority while the rule is in quarantine.
+    pub(super) fn run(&self, work: impl FnOnce() + Send) {
+        match self.is_on() {
+            true => at_lowest_priority(work),
+            false => work(),
+        }
+    }
 }
 
 /// Does the work at the lowest priority and waits for it; here and as usual if there is no thread.
-pub(super) fn at_lowest_priority(work: impl FnOnce() + Send) {
+fn at_lowest_priority(work: impl FnOnce() + Send) {
     let mut work = Some(work);
     let started = thread::scope(|scope| {
         let work = &mut work;

@@ -23,7 +23,7 @@ use super::{
     instance::{CallError, Changes, Instance, Reason},
     limits::Limits,
     module::Module,
-    quarantine::{self, Quarantine},
+    quarantine::Quarantine,
     record::{Activity, Record},
     staging::Staging,
 };
@@ -330,14 +330,17 @@ impl Runner {
         let mut staging = mem::take(&mut self.staging);
         staging.lay_out(batch);
         let (bytes, ends) = (staging.bytes(batch), staging.ends());
-        let is_suspect = self.rule.quarantine.is_on();
-        let mut serve = || match admission {
-            Admission::Probe => self.one_by_one(bytes, ends, Call::Probe, &mut ran),
-            _ => self.whole(bytes, ends, &mut ran),
-        };
-        match is_suspect {
-            true => quarantine::at_lowest_priority(serve),
-            false => serve(),
+        let quarantine = &Arc::clone(&self.rule).quarantine;
+        let mut one_by_one = None;
+        match admission {
+            Admission::Probe => one_by_one = Some(Call::Probe),
+            _ => quarantine.run(|| {
+                let failed = self.whole(bytes, ends, &mut ran);
+                one_by_one = failed.then_some(Call::Single);
+            }),
+        }
+        if let Some(first) = one_by_one {
+            quarantine.run(|| self.one_by_one(bytes, ends, first, &mut ran));
         }
         self.staging = staging;
         self.apply(batch, &mut ran);
@@ -345,8 +348,8 @@ impl Runner {
         ran
     }
 
-    /// All events in one call; one at a time if that fails.
-    fn whole(&mut self, bytes: &[u8], ends: &[u32], ran: &mut Ran) {
+    /// All events in one call. Returns whether that failed and each is to be tried by itself.
+    fn whole(&mut self, bytes: &[u8], ends: &[u32], ran: &mut Ran) -> bool {
         let call = if ends.len() == 1 {
             Call::Single
         } else {
@@ -356,6 +359,7 @@ impl Runner {
             Ok(changes) => {
                 self.rule.breaker.went_well();
                 self.take(&changes, 0);
+                false
             }
             Err(error) => {
                 let open = self.note(&error, call);
@@ -363,9 +367,8 @@ impl Runner {
                     self.fail(0, error.reason, ran);
                 } else if open {
                     self.spare(0, ends.len(), ran);
-                } else {
-                    self.one_by_one(bytes, ends, Call::Single, ran);
                 }
+                call == Call::Batch && !open
             }
         }
     }

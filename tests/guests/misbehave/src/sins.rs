@@ -237,7 +237,6 @@ fn take_all_memory() {
     }
 }
 
-#[expect(unconditional_recursion, reason = "the stack has to end somewhere")]
 fn recurse(depth: u64, deepest: u64) -> u64 {
     if depth == deepest {
         return depth;
