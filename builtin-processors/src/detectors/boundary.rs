@@ -20,6 +20,8 @@ pub enum Boundary {
     Token,
     /// As `Number`, and no `-` or `.` that joins a letter behind: `1.2.3.4-beta`, `1.2.3.4.in-addr`.
     Address,
+    /// As `Word`, and no `:` or `-` that joins one to four hexadecimal digits: a piece of a fingerprint.
+    Colons,
 }
 
 impl Boundary {
@@ -41,6 +43,12 @@ impl Boundary {
             Self::Any => true,
             Self::Word => !begins_word(left) && !begins_word(right),
             Self::Number => !joins_number(left) && !joins_number(right),
+            Self::Colons => {
+                !begins_word(left.clone())
+                    && !begins_word(right.clone())
+                    && !joins_hex(left)
+                    && !joins_hex(right)
+            }
             Self::Token => !begins_token(left) && !begins_token(right),
             Self::Address => {
                 !joins_number(left) && !joins_number(right.clone()) && !joins_letter(right)
@@ -99,6 +107,18 @@ fn joins_number(mut bytes: impl Iterator<Item = u8>) -> bool {
             .any(|byte| byte.is_ascii_digit()),
         _ => false,
     }
+}
+
+/// Whether a row of hexadecimal pieces goes on here. Reads away from the match.
+fn joins_hex(mut bytes: impl Iterator<Item = u8>) -> bool {
+    if !matches!(bytes.next(), Some(b':' | b'-')) {
+        return false;
+    }
+    let piece = bytes.take(5).take_while(u8::is_ascii_alphanumeric);
+    let (count, hex) = piece.fold((0, true), |(count, hex), byte| {
+        (count + 1, hex && byte.is_ascii_hexdigit())
+    });
+    (1..=4).contains(&count) && hex
 }
 
 fn joins_letter(mut bytes: impl Iterator<Item = u8>) -> bool {

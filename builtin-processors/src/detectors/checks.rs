@@ -3,6 +3,16 @@
 //! Each function takes what a pattern matched, separators included, and never allocates. What is no
 //! digit is skipped where a number is read, so that `123-45` and `12345` are one number.
 
+/// Returns what is behind the first `count` bytes.
+pub(super) fn behind(bytes: &[u8], count: usize) -> &[u8] {
+    bytes.get(count..).unwrap_or_default()
+}
+
+/// Returns the last `count` bytes, or all if there are fewer.
+pub(super) fn last(bytes: &[u8], count: usize) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(count)..]
+}
+
 /// Collects exactly `N` digits; `None` if there are more or fewer.
 pub(super) fn digits<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     let mut digits = [0; N];

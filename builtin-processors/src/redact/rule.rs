@@ -530,7 +530,7 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
 fn never_beside(boundary: Boundary) -> ByteSet {
     let is_never = |byte: &u8| match boundary {
         Boundary::Any => false,
-        Boundary::Word => byte.is_ascii_alphanumeric() || *byte == b'_',
+        Boundary::Word | Boundary::Colons => byte.is_ascii_alphanumeric() || *byte == b'_',
         Boundary::Number | Boundary::Address => byte.is_ascii_alphanumeric(),
         Boundary::Token => byte.is_ascii_alphanumeric() || b"_-".contains(byte),
     };
