@@ -219,7 +219,10 @@ fn sample_by_target_keeps_what_is_below_it_and_thins_out_a_flood() {
 
 #[test]
 fn rule_samples_of_the_reference_are_accepted() {
-    let reference = include_str!("../docs/rules.md");
+    let reference = concat!(
+        include_str!("../docs/rules.md"),
+        include_str!("../docs/detectors.md")
+    );
     let blocks = reference.split("<!-- rules: every one of them is accepted -->\n```json\n");
     let rules: Vec<Value> = blocks
         .skip(1)
@@ -228,7 +231,7 @@ fn rule_samples_of_the_reference_are_accepted() {
             serde_json::from_str::<Vec<Value>>(json).expect("a list of rules")
         })
         .collect();
-    assert_eq!(rules.len(), 9);
+    assert_eq!(rules.len(), 12);
     let gate = Setup::new().start();
     let wanted = "{\"tenant\": \"a-17\", \"log.level\": \"ERROR\"}\n";
     gate.run(&json!(rules), &[]);

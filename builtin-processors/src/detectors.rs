@@ -192,6 +192,43 @@ pub enum Category {
     Device,
 }
 
+impl Category {
+    /// Its name in `GET /detectors`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Financial => "financial",
+            Self::Identity => "identity",
+            Self::Contact => "contact",
+            Self::Network => "network",
+            Self::Credential => "credential",
+            Self::Health => "health",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// When a detector asks for one of its keywords near a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeywordUse {
+    /// Always: too many things look like it.
+    Always,
+    /// Unless the match is written such that it tells enough, as with hyphens in the right places.
+    Sometimes,
+    /// Never: there are none.
+    Never,
+}
+
+impl KeywordUse {
+    /// Its name in `GET /detectors`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Sometimes => "sometimes",
+            Self::Never => "never",
+        }
+    }
+}
+
 /// Which part of a match is sensitive.
 #[derive(Debug, Clone, Copy)]
 pub enum Part {
@@ -299,6 +336,15 @@ impl Detector {
                     start..end
                 }
             }
+        }
+    }
+
+    /// Says when it asks for a keyword.
+    pub fn keyword_use(&self) -> KeywordUse {
+        match (self.keywords.is_empty(), self.tells_alone) {
+            (true, _) => KeywordUse::Never,
+            (false, Some(_)) => KeywordUse::Sometimes,
+            (false, None) => KeywordUse::Always,
         }
     }
 

@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod body;
+mod detectors;
 mod docs;
 mod error;
 mod health;
@@ -204,6 +205,7 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(health::index))
         .routes(routes!(rules::list, rules::add, rules::replace_all))
         .routes(routes!(rules::show, rules::put, rules::delete))
+        .routes(routes!(detectors::list))
         .routes(routes!(outputs::list, outputs::add, outputs::clear))
         .routes(routes!(outputs::show, outputs::put, outputs::delete))
         .routes(routes!(modules::list))

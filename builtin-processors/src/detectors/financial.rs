@@ -27,9 +27,29 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "payment card number",
         description: "12 to 19 digits in a row, or in groups as printed on cards; an issuer's range with \
         its lengths (Visa, Mastercard, American Express, Discover, JCB, Diners Club, UnionPay, \
-        Maestro, Mir, RuPay, Elo, Verve) and Luhn's check digit (ISO/IEC 7812-1).",
+        Maestro, Mir, RuPay, Elo, Verve) and Luhn's check digit (ISO/IEC 7812-1). Rows of \
+        12, 13 and 17 to 19 digits need a keyword: identity numbers look alike.",
         pattern: r"(?-u)[2-6]\d{3}(?:[ -]\d{4}){3}|3[47]\d{2}[ -]\d{6}[ -]\d{5}|3\d{3}[ -]\d{6}[ -]\d{4}|62\d{4}[ -]\d{13}|[2-6]\d{11,18}",
         check: Some(is_card),
+        keywords: &[
+            "card",
+            "credit",
+            "debit",
+            "pan",
+            "payment",
+            "cc",
+            "visa",
+            "mastercard",
+            "maestro",
+            "unionpay",
+            "kreditkarte",
+            "carte",
+            "tarjeta",
+        ],
+        tells_alone: Some(|matched| {
+            let digits = matched.iter().filter(|byte| byte.is_ascii_digit()).count();
+            (14..=16).contains(&digits) || digits < matched.len()
+        }),
         other_keys: OTHER_NUMBERS,
         examples: &[
             "4111111111111111",

@@ -114,7 +114,11 @@ pub(super) fn is_secret(value: &[u8]) -> bool {
 ///
 /// A value in quotes ends with them, one without ends before a blank or what divides fields.
 pub(super) fn value(event: &[u8], matched: usize) -> Range<usize> {
-    let start = value_start(&event[..matched]);
+    value_from(event, matched, value_start(&event[..matched]))
+}
+
+/// As [`value`], of a value that begins at `start`.
+pub(super) fn value_from(event: &[u8], matched: usize, start: usize) -> Range<usize> {
     let quote = match start.checked_sub(1).map(|at| event[at]) {
         Some(quote @ (b'"' | b'\'')) => Some(quote),
         _ => None,

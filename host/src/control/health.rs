@@ -51,6 +51,8 @@ pub(super) struct Links {
     openapi: &'static str,
     /// The rules of the draft.
     rules: &'static str,
+    /// What redact rules can name.
+    detectors: &'static str,
     /// The outputs of the draft.
     outputs: &'static str,
     /// The modules that rules can name.
@@ -82,8 +84,8 @@ pub(super) struct Health {
         "service": "streamgate-control-plane",
         "version": "0.1.0",
         "links": {
-            "docs": "/docs", "openapi": "/openapi.json", "rules": "/rules", "outputs": "/outputs",
-            "modules": "/modules", "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats",
+            "docs": "/docs", "openapi": "/openapi.json", "rules": "/rules", "detectors": "/detectors",
+            "outputs": "/outputs", "modules": "/modules", "draft": "/draft", "revisions": "/revisions", "status": "/status", "stats": "/stats",
             "metrics": "/metrics"
         }
     })))
@@ -97,6 +99,7 @@ pub(super) async fn index() -> Json<Index> {
             docs: "/docs",
             openapi: "/openapi.json",
             rules: "/rules",
+            detectors: "/detectors",
             outputs: "/outputs",
             modules: "/modules",
             draft: "/draft",

@@ -306,6 +306,24 @@ async fn wrong_rules_are_refused_with_a_pointer() {
 }
 
 #[tokio::test]
+async fn detectors_are_listed_as_rules_name_them() {
+    let api = Api::new();
+    let listed = api.ok("GET", "/detectors", json!(null)).await;
+    let listed = listed.as_array().unwrap();
+    assert!(listed.len() >= 60, "{}", listed.len());
+    for detector in listed {
+        let rule =
+            json!({"id": "r", "type": "redact", "params": {"detectors": [detector["name"]]}});
+        api.ok("PUT", "/rules/r", rule).await;
+        assert!(
+            detector["examples"]
+                .as_array()
+                .is_some_and(|examples| !examples.is_empty())
+        );
+    }
+}
+
+#[tokio::test]
 async fn outputs_are_edited() {
     let api = Api::new();
     let http = |id: &str, url: &str| json!({"id": id, "type": "http", "url": url});
@@ -686,7 +704,7 @@ async fn every_route_is_described() {
     let description = api.get("/openapi.json").await;
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 23, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 24, "{:?}", paths.keys());
     let schemas = description["components"]["schemas"].as_object().unwrap();
     let mut ids = std::collections::HashSet::new();
     for (path, operations) in paths {

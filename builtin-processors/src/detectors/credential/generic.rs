@@ -127,17 +127,18 @@ pub(super) const DETECTORS: &[Detector] = &[
             its name, of 16 or more letters of a token that look random, with letters and digits. UUIDs, \
             and values of keys that say so (`token_id`, `secret_name`, `token_hash`), are none.",
         pattern: concat!(
-            r"(?i-u)(?:secret|token|credential|api[_. -]?key|access[_. -]?key|auth[_. -]?key|signing[_. -]?key|private[_. -]?key)(?:[_.-][A-Za-z0-9]{1,12}){0,2}",
+            r"(?i-u)(?:secret[_. -]?key|secret|token|credential|api[_. -]?key|access[_. -]?key|auth[_. -]?key|signing[_. -]?key|private[_. -]?key)(?:[_.-][A-Za-z0-9]{1,12}){0,2}(?:,| to | is | \(|",
             sign!(),
-            r"[A-Za-z0-9_+/=.~-]{16,128}"
+            r")[A-Za-z0-9_+/.~-]{16,128}={0,2}"
         ),
         check: Some(|matched| {
-            let value = tokens::value_in(matched);
-            let key = &matched[..matched.len() - value.len()];
+            let (key, value) = matched.split_at(secret_start(matched));
             tokens::is_secret(value) && !names_no_secret(key)
         }),
         boundary: Boundary::Any,
-        part: Part::Value(tokens::value),
+        part: Part::Value(|event, matched| {
+            tokens::value_from(event, matched, secret_start(&event[..matched]))
+        }),
         examples: &[
             "api_key=9f8Hs2kLmQ0vX7bTz4Rw",
             r#""client_secret": "vG7-pQ2zLx9_RkT4bN81""#,
@@ -168,6 +169,21 @@ const NO_SECRETS: &[&[u8]] = &[
     b"version",
     b"public",
 ];
+
+/// Where the value begins: its letters go up to the end.
+fn secret_start(matched: &[u8]) -> usize {
+    let is_letter = |byte: &&u8| byte.is_ascii_alphanumeric() || b"_+/.~-".contains(byte);
+    let padding = matched
+        .iter()
+        .rev()
+        .take_while(|&&byte| byte == b'=')
+        .count();
+    let letters = matched[..matched.len() - padding]
+        .iter()
+        .rev()
+        .take_while(is_letter);
+    matched.len() - padding - letters.count()
+}
 
 fn names_no_secret(key: &[u8]) -> bool {
     NO_SECRETS.iter().any(|word| {

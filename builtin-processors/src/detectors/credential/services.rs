@@ -23,19 +23,18 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "aws_secret_key",
         title: "AWS secret access key",
-        description: "40 letters of base64 that look random, behind a key that says so (AWS IAM, \
+        description: "40 letters of base64 that look random, near words that say so (AWS IAM, \
             \"Managing access keys\").",
-        pattern: concat!(
-            r"(?i-u)(?:aws|secret)[A-Za-z0-9_. -]{0,30}?",
-            sign!(),
-            r"[A-Za-z0-9/+]{40}"
-        ),
+        pattern: r"(?-u)[A-Za-z0-9/+]{40}",
         check: Some(|matched| {
-            let secret = checks::last(matched, 40);
-            tokens::is_secret(secret) && !secret.iter().all(u8::is_ascii_hexdigit)
+            tokens::is_secret(matched) && !matched.iter().all(u8::is_ascii_hexdigit)
         }),
-        boundary: Boundary::Word,
-        part: Part::Inside(|matched| matched.len().saturating_sub(40)..matched.len()),
+        keywords: &[
+            "aws secret",
+            "aws secret key",
+            "aws secret access key",
+            "secret access key",
+        ],
         examples: &["aws_secret_access_key=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"],
         ..BASE
     },
@@ -253,15 +252,19 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "datadog_key",
         title: "Datadog API or application key",
-        description: "32 or 40 hexadecimal digits that look random, behind a key that begins with `dd` or \
-            `datadog` (Datadog Docs, \"API and application keys\").",
-        pattern: concat!(
-            r"(?i-u)(?:dd|datadog|ddog)[_. -][A-Za-z0-9_. -]{0,20}",
-            sign!(),
-            r"(?:[0-9a-f]{40}|[0-9a-f]{32})"
-        ),
-        check: Some(|matched| checks::is_random(tokens::value_in(matched))),
-        part: Part::Value(tokens::value),
+        description: "32 or 40 hexadecimal digits that look random, near words that say so (Datadog \
+            Docs, \"API and application keys\").",
+        pattern: r"(?-u)[0-9a-f]{40}|[0-9a-f]{32}",
+        check: Some(checks::is_random),
+        keywords: &[
+            "dd api key",
+            "dd app key",
+            "dd application key",
+            "datadog api key",
+            "datadog app key",
+            "datadog application key",
+            "datadog key",
+        ],
         examples: &["DD_API_KEY=4f8a91c2d3e5b60718293a4b5c6d7e8f"],
         ..BASE
     },

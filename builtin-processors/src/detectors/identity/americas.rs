@@ -16,7 +16,6 @@ pub(super) const DETECTORS: &[Detector] = &[
         keywords: &[
             "ssn",
             "social security",
-            "social",
             "socsec",
             "ss#",
             "taxpayer",
