@@ -381,7 +381,7 @@ fn of_modules(families: &mut Vec<Family>, status: &Status) {
     all(
         gauge,
         "streamgate_wasm_quarantined",
-        "1 while its guests run at the lowest priority",
+        "1 while its guests run at a low priority",
         |wasm| u64::from(wasm.quarantined),
     );
     all(

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use serde::Serialize;
-use serde_json::json;
 use streamgate_processors::detectors::{self, Detector};
 use utoipa::ToSchema;
 

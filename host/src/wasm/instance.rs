@@ -59,7 +59,9 @@ pub(super) struct State {
 struct Deadline {
     limit: Duration,
     begun: Instant,
-    /// The thread's processor time at the first look.
+    /// The thread's processor time when the call began, if it has a low priority.
+    begun_at: Option<Duration>,
+    /// And at the first look.
     first_look: Option<Duration>,
 }
 
@@ -140,7 +142,7 @@ pub(super) struct CallError {
     pub(super) reason: Reason,
     /// In words, some of which may be the guest's.
     pub(super) message: String,
-    /// How long it took.
+    /// How long it took, without what it waited for a processor if that was long.
     pub(super) took: Duration,
 }
 
@@ -172,6 +174,7 @@ impl Instance {
             deadline: Deadline {
                 limit: Duration::ZERO,
                 begun,
+                begun_at: None,
                 first_look: None,
             },
             log: LogBudget {
@@ -185,7 +188,7 @@ impl Instance {
         let mut store = Store::new(runtime.engine(), state);
         store.limiter(|state| &mut state.meter);
         store.epoch_deadline_callback(look);
-        begin(&mut store, limits.configure_time());
+        begin(&mut store, limits.configure_time(), false);
         let configured = {
             let _ticking = runtime.ticking();
             configure(&mut store, module, config)
@@ -213,9 +216,15 @@ impl Instance {
     /// Hands a batch to the guest and returns what it answers, unchecked.
     ///
     /// Copies the columns into the guest's memory and its answer out of it. What it answers takes
-    /// no more memory than the guest has.
-    pub(super) fn process(&mut self, bytes: &[u8], ends: &[u32]) -> Result<Changes, CallError> {
-        begin(&mut self.store, self.batch_time);
+    /// no more memory than the guest has. At a low priority what it takes is measured in processor
+    /// time, for a look at another clock.
+    pub(super) fn process(
+        &mut self,
+        bytes: &[u8],
+        ends: &[u32],
+        low_priority: bool,
+    ) -> Result<Changes, CallError> {
+        begin(&mut self.store, self.batch_time, low_priority);
         let begun = self.store.data().deadline.begun;
         let before = self.store.data().meter.memory_bytes;
         let answer = {
@@ -232,7 +241,20 @@ impl Instance {
                 message: shown(&words),
                 took,
             }),
-            Err(error) => Err(failure(&self.store, &error, took)),
+            Err(error) => Err(failure(&self.store, &error, self.used(took))),
+        }
+    }
+
+    /// How long the call that just ended had a processor, if that is known; else how long it took. What
+    /// it waited for a processor is not its fault.
+    pub(super) fn used(&self, took: Duration) -> Duration {
+        let deadline = &self.store.data().deadline;
+        match (deadline.begun_at, deadline.first_look) {
+            (Some(begun_at), _) => thread_time().saturating_sub(begun_at),
+            (None, Some(first_look)) => {
+                deadline.limit / FIRST_LOOK + thread_time().saturating_sub(first_look)
+            }
+            (None, None) => took,
         }
     }
 
@@ -320,13 +342,14 @@ fn call(
 }
 
 /// Gives the next call its time.
-fn begin(store: &mut Store<State>, limit: Duration) {
+fn begin(store: &mut Store<State>, limit: Duration, low_priority: bool) {
     let state = store.data_mut();
     state.now_ms = now_ms();
     state.meter.refused = false;
     state.deadline = Deadline {
         limit,
         begun: Instant::now(),
+        begun_at: low_priority.then(thread_time),
         first_look: None,
     };
     store.set_epoch_deadline(ticks(limit / FIRST_LOOK));

@@ -1,15 +1,17 @@
-//! A rule that fails after a long time runs at the lowest priority for a while.
+//! A rule that fails after a long time runs at a low priority for a while.
 //!
 //! A guest that spins until its deadline takes a processor from everybody else: from other workers,
 //! from the sockets, from whatever else runs on the machine. Its calls then go to a thread of their own
-//! with the lowest priority (`nice(2)`), for which the worker waits: the events of its own connections
+//! with a low priority (`nice(2)`), for which the worker waits: the events of its own connections
 //! come later, and nobody else's do. A priority once lowered cannot be raised again without
-//! privileges, therefore the other thread. Starting it costs some ten microseconds a batch, and only
-//! while the rule is in quarantine.
+//! privileges, therefore the other thread. It lives as long as the quarantine.
 
 use std::{
-    panic::resume_unwind,
-    sync::atomic::{AtomicU64, Ordering},
+    fmt,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,8 +24,9 @@ const LONG: Duration = Duration::from_millis(1);
 /// How long a quarantine is. Poison comes in stretches; who behaves for that long is well again.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// `nice(2)`: 19 gets 15 shares of a processor where 0 gets 1,024.
-const NICE: i32 = 19;
+/// `nice(2)`: 10 gets 110 shares of a processor where 0 gets 1,024. At 19, on a machine that wants all its
+/// processors, events that do no harm would wait until they are given up.
+const NICE: i32 = 10;
 
 /// Stack of the thread: as much as a worker has.
 const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -59,41 +62,47 @@ impl Quarantine {
             ends => millis(self.made.elapsed()) < ends,
         }
     }
+}
 
-    /// Does the work here, or at the lowest priority while the rule is in quarantine.
-    pub(super) fn run(&self, work: impl FnOnce() + Send) {
-        match self.is_on() {
-            true => at_lowest_priority(work),
-            false => work(),
-        }
+/// A thread at a low priority, which does one thing to what it is lent.
+pub(super) struct Aside<T> {
+    to: SyncSender<Box<T>>,
+    from: Receiver<Box<T>>,
+}
+
+impl<T: Send + 'static> Aside<T> {
+    /// Starts the thread; `None` if the operating system has none to give.
+    pub(super) fn start(work: fn(&mut T)) -> Option<Self> {
+        let (to, lent) = sync_channel::<Box<T>>(1);
+        let (back, from) = sync_channel(1);
+        let run = move || {
+            // Where it is forbidden, the work is done nevertheless.
+            let _refused = nice(NICE);
+            for mut lent in lent {
+                work(&mut lent);
+                if back.send(lent).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("quarantine".to_owned())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(run)
+            .ok()?;
+        Some(Self { to, from })
+    }
+
+    /// Lends it something and waits until it is done; `None` if the work panicked.
+    pub(super) fn run(&self, lent: Box<T>) -> Option<Box<T>> {
+        self.to.send(lent).ok()?;
+        self.from.recv().ok()
     }
 }
 
-/// Does the work at the lowest priority and waits for it; here and as usual if there is no thread.
-fn at_lowest_priority(work: impl FnOnce() + Send) {
-    let mut work = Some(work);
-    let started = thread::scope(|scope| {
-        let work = &mut work;
-        let quarantined = thread::Builder::new()
-            .name("quarantine".to_owned())
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn_scoped(scope, move || {
-                // Where it is forbidden, the work is done nevertheless.
-                let _refused = nice(NICE);
-                if let Some(work) = work.take() {
-                    work();
-                }
-            });
-        match quarantined {
-            Ok(thread) => thread.join(),
-            Err(_) => Ok(()),
-        }
-    });
-    if let Err(panic) = started {
-        resume_unwind(panic);
-    }
-    if let Some(work) = work {
-        work();
+impl<T> fmt::Debug for Aside<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aside").finish_non_exhaustive()
     }
 }
 
@@ -103,8 +112,6 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use rustix::process::getpriority_process;
 
     use super::*;
@@ -123,20 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn work_is_done_at_the_lowest_priority_and_the_caller_keeps_its_own() {
+    fn work_is_done_at_a_low_priority_and_the_caller_keeps_its_own() {
         let own = getpriority_process(None).unwrap();
-        let mut found = None;
-        at_lowest_priority(|| found = getpriority_process(None).ok());
-        assert_eq!(found, Some(NICE));
+        let aside = Aside::start(|found: &mut i32| *found = getpriority_process(None).unwrap());
+        let aside = aside.unwrap();
+        for _ in 0..3 {
+            assert_eq!(aside.run(Box::new(own)), Some(Box::new(NICE)));
+        }
         assert_eq!(getpriority_process(None).unwrap(), own);
     }
 
     #[test]
-    fn a_panic_reaches_the_caller() {
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            at_lowest_priority(|| panic!("a bug"));
-        }));
-        let panic = caught.unwrap_err();
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"a bug"));
+    fn a_panic_is_told() {
+        let aside = Aside::start(|bug: &mut bool| assert!(!*bug, "a bug")).unwrap();
+        assert_eq!(aside.run(Box::new(false)), Some(Box::new(false)));
+        assert_eq!(aside.run(Box::new(true)), None);
+        assert_eq!(aside.run(Box::new(false)), None);
     }
 }

@@ -23,7 +23,7 @@ use super::{
     instance::{CallError, Changes, Instance, Reason},
     limits::Limits,
     module::Module,
-    quarantine::Quarantine,
+    quarantine::{Aside, Quarantine},
     record::{Activity, Record},
     staging::Staging,
 };
@@ -129,7 +129,7 @@ pub struct WasmStatus {
     pub breaker_open: bool,
     /// How often that began.
     pub breaker_opened: u64,
-    /// Whether its guests run at the lowest priority, since one of them failed after a long time
+    /// Whether its guests run at a low priority, since one of them failed after a long time
     /// within the last 60 s.
     pub quarantined: bool,
     /// What its guests took, said and counted.
@@ -243,12 +243,36 @@ fn refused(module: &str, error: &CallError) -> Invalid {
 /// What one worker has of a rule.
 #[derive(Debug)]
 pub struct Runner {
+    /// `None` only while it is aside, and after a panic there.
+    core: Option<Box<Core>>,
+    /// Runs the core while the rule is in quarantine.
+    aside: Option<Aside<Core>>,
+}
+
+/// The part that calls guests, on whichever thread.
+#[derive(Debug)]
+struct Core {
     rule: Arc<WasmRule>,
     instance: Option<Instance>,
+    next: Step,
+    /// Whether it is aside, on a thread with a low priority.
+    is_aside: bool,
+    ran: Ran,
     // Scratch, kept so that the steady state allocates nothing.
     staging: Staging,
     fates: Vec<Fate>,
     bodies: Vec<u8>,
+}
+
+/// What is to be done with a batch next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// All events in one call.
+    Whole,
+    /// Each by itself; what the first call is.
+    OneByOne(Call),
+    /// Nothing: every event has its fate.
+    Done,
 }
 
 /// What becomes of one event; an event without one goes on as it is.
@@ -287,27 +311,38 @@ impl Runner {
     pub fn new(rule: Arc<WasmRule>) -> Self {
         let instance = rule.ready.lock().pop();
         Self {
-            rule,
-            instance,
-            staging: Staging::default(),
-            fates: Vec::new(),
-            bodies: Vec::new(),
+            core: Some(Box::new(Core {
+                rule,
+                instance,
+                next: Step::Done,
+                is_aside: false,
+                ran: Ran::default(),
+                staging: Staging::default(),
+                fates: Vec::new(),
+                bodies: Vec::new(),
+            })),
+            aside: None,
         }
+    }
+
+    fn core(&self) -> &Core {
+        self.core.as_ref().expect("it is not aside")
     }
 
     /// Returns the rule that it runs.
     pub fn rule(&self) -> &Arc<WasmRule> {
-        &self.rule
+        &self.core().rule
     }
 
     /// Says what the last run made of those events that did not go on as they were, in order; for
     /// who looks on.
     pub fn outcomes(&self) -> impl Iterator<Item = (usize, Outcome<'_>)> {
-        self.fates.iter().map(|fate| {
+        let core = self.core();
+        core.fates.iter().map(|fate| {
             let outcome = match &fate.becomes {
                 Becomes::Dropped => Outcome::Dropped,
                 Becomes::Replaced(body) => {
-                    Outcome::Replaced(without_terminator(&self.bodies[body.clone()]))
+                    Outcome::Replaced(without_terminator(&core.bodies[body.clone()]))
                 }
                 Becomes::Failed(reason) => Outcome::Failed(*reason),
             };
@@ -317,39 +352,70 @@ impl Runner {
 
     /// Applies the rule to the batch.
     pub fn run(&mut self, batch: &mut Batch) -> Ran {
-        let mut ran = Ran::default();
-        let admission = self.rule.breaker.admits();
-        if admission == Admission::Open {
-            self.fates.clear();
-            self.spare(0, batch.events(), &mut ran);
-            self.apply(batch, &mut ran);
-            return ran;
+        let mut core = self.core.as_mut().expect("it is not aside");
+        core.begin(batch);
+        while core.next != Step::Done {
+            let suspect = core.rule.quarantine.is_on();
+            if suspect && self.aside.is_none() {
+                self.aside = Aside::start(|core: &mut Core| core.step(None));
+            } else if !suspect {
+                self.aside = None;
+            }
+            let Some(aside) = &self.aside else {
+                core.step(Some(batch));
+                continue;
+            };
+            core.staging.keep(batch);
+            let sent = self.core.take().expect("it is here");
+            // If it panicked, so does this, and the chain is made anew.
+            let came_back = aside.run(sent).expect("a guest's call panicked");
+            core = self.core.insert(came_back);
         }
+        core.apply(batch);
+        core.rest();
+        mem::take(&mut core.ran)
+    }
+}
+
+impl Core {
+    /// Lays the batch out and decides what to do first.
+    fn begin(&mut self, batch: &Batch) {
+        self.ran = Ran::default();
         self.fates.clear();
         self.bodies.clear();
-        let mut staging = mem::take(&mut self.staging);
-        staging.lay_out(batch);
-        let (bytes, ends) = (staging.bytes(batch), staging.ends());
-        let quarantine = &Arc::clone(&self.rule).quarantine;
-        let mut one_by_one = None;
-        match admission {
-            Admission::Probe => one_by_one = Some(Call::Probe),
-            _ => quarantine.run(|| {
-                let failed = self.whole(bytes, ends, &mut ran);
-                one_by_one = failed.then_some(Call::Single);
-            }),
-        }
-        if let Some(first) = one_by_one {
-            quarantine.run(|| self.one_by_one(bytes, ends, first, &mut ran));
-        }
-        self.staging = staging;
-        self.apply(batch, &mut ran);
-        self.rest();
-        ran
+        self.next = match self.rule.breaker.admits() {
+            Admission::Open => {
+                self.spare(0, batch.events());
+                Step::Done
+            }
+            admission => {
+                self.staging.lay_out(batch);
+                match admission {
+                    Admission::Probe => Step::OneByOne(Call::Probe),
+                    _ => Step::Whole,
+                }
+            }
+        };
     }
 
-    /// All events in one call. Returns whether that failed and each is to be tried by itself.
-    fn whole(&mut self, bytes: &[u8], ends: &[u32], ran: &mut Ran) -> bool {
+    /// Does the next step, with the events of the batch, or with those that are kept.
+    fn step(&mut self, batch: Option<&Batch>) {
+        self.is_aside = batch.is_none();
+        let staging = mem::take(&mut self.staging);
+        let (bytes, ends) = (staging.bytes(batch), staging.ends());
+        self.next = match self.next {
+            Step::Whole => self.whole(bytes, ends),
+            Step::OneByOne(first) => {
+                self.one_by_one(bytes, ends, first);
+                Step::Done
+            }
+            Step::Done => Step::Done,
+        };
+        self.staging = staging;
+    }
+
+    /// All events in one call. Returns what to do next.
+    fn whole(&mut self, bytes: &[u8], ends: &[u32]) -> Step {
         let call = if ends.len() == 1 {
             Call::Single
         } else {
@@ -359,22 +425,24 @@ impl Runner {
             Ok(changes) => {
                 self.rule.breaker.went_well();
                 self.take(&changes, 0);
-                false
+                Step::Done
             }
             Err(error) => {
                 let open = self.note(&error, call);
                 if call == Call::Single {
-                    self.fail(0, error.reason, ran);
+                    self.fail(0, error.reason);
                 } else if open {
-                    self.spare(0, ends.len(), ran);
+                    self.spare(0, ends.len());
+                } else {
+                    return Step::OneByOne(Call::Single);
                 }
-                call == Call::Batch && !open
+                Step::Done
             }
         }
     }
 
     /// Each event by itself. The first one that fails with an open breaker ends it.
-    fn one_by_one(&mut self, bytes: &[u8], ends: &[u32], first: Call, ran: &mut Ran) {
+    fn one_by_one(&mut self, bytes: &[u8], ends: &[u32], first: Call) {
         let most_bytes = self.rule.limits.output_for(bytes.len());
         let mut start = 0;
         let mut kind = first;
@@ -385,7 +453,7 @@ impl Runner {
             match self.call(event, &[offset(event.len())]) {
                 // Each answer is within its limit; all of them together must be too.
                 Ok(changes) if self.bodies.len() + changes.bytes.len() > most_bytes => {
-                    self.fail(at, Reason::Answer, ran);
+                    self.fail(at, Reason::Answer);
                 }
                 Ok(changes) => {
                     match kind {
@@ -396,9 +464,9 @@ impl Runner {
                     self.take(&changes, at);
                 }
                 Err(error) => {
-                    self.fail(at, error.reason, ran);
+                    self.fail(at, error.reason);
                     if self.note(&error, kind) {
-                        self.spare(at + 1, ends.len(), ran);
+                        self.spare(at + 1, ends.len());
                         return;
                     }
                 }
@@ -421,17 +489,19 @@ impl Runner {
             }
         };
         let begun = Instant::now();
-        let answer = instance.process(bytes, ends).and_then(|changes| {
-            let most_bytes = limits.output_for(bytes.len());
-            match check(&changes, ends.len(), most_bytes) {
-                Ok(()) => Ok(changes),
-                Err(message) => Err(CallError {
-                    reason: Reason::Answer,
-                    message,
-                    took: begun.elapsed(),
-                }),
-            }
-        });
+        let answer = instance
+            .process(bytes, ends, self.is_aside)
+            .and_then(|changes| {
+                let most_bytes = limits.output_for(bytes.len());
+                match check(&changes, ends.len(), most_bytes) {
+                    Ok(()) => Ok(changes),
+                    Err(message) => Err(CallError {
+                        reason: Reason::Answer,
+                        message,
+                        took: instance.used(begun.elapsed()),
+                    }),
+                }
+            });
         if !answer.as_ref().is_err_and(CallError::is_fatal) {
             self.instance = Some(instance);
         }
@@ -469,26 +539,26 @@ impl Runner {
         }
     }
 
-    fn fail(&mut self, event: usize, reason: Reason, ran: &mut Ran) {
-        ran.failures[reason as usize] += 1;
+    fn fail(&mut self, event: usize, reason: Reason) {
+        self.ran.failures[reason as usize] += 1;
         self.fates
             .push(Fate::new(offset(event), Becomes::Failed(reason)));
     }
 
     /// What becomes of the events `from..to` while the guest is not called: they go on as they are,
     /// or, if the rule protects something, do not.
-    fn spare(&mut self, from: usize, to: usize, ran: &mut Ran) {
+    fn spare(&mut self, from: usize, to: usize) {
         if self.rule.privacy {
             for event in from..to {
-                self.fail(event, Reason::Breaker, ran);
+                self.fail(event, Reason::Breaker);
             }
         } else {
-            ran.bypassed += (to - from) as u64;
+            self.ran.bypassed += (to - from) as u64;
         }
     }
 
     /// Does to the batch what was decided.
-    fn apply(&mut self, batch: &mut Batch, ran: &mut Ran) {
+    fn apply(&mut self, batch: &mut Batch) {
         if self.fates.is_empty() {
             return;
         }
@@ -513,7 +583,7 @@ impl Runner {
             };
             (start < base + slice_len).then(|| start - base)
         };
-        let (tally, failures) = (&mut ran.tally, &mut ran.failures);
+        let (tally, failures) = (&mut self.ran.tally, &mut self.ran.failures);
         let edited = batch.edit(Rest::Keep, find, |_, rewrite| {
             let fate = &fates[next.replace(next.get() + 1)];
             match &fate.becomes {

@@ -46,11 +46,19 @@ impl Staging {
         }
     }
 
-    /// Returns the events of the batch that was laid out last, end to end.
-    pub(super) fn bytes<'a>(&'a self, batch: &'a Batch) -> &'a [u8] {
-        match self.start == self.end {
-            true => batch.slices().next().unwrap_or_default(),
-            false => &self.buffer[self.start..self.end],
+    /// Sees to it that the events are here, where no batch is at hand.
+    pub(super) fn keep(&mut self, batch: &Batch) {
+        if self.start == self.end {
+            self.copy(batch.slices(), batch.byte_len());
+        }
+    }
+
+    /// Returns the events of the batch that was laid out last, end to end. Without the batch they must
+    /// have been kept.
+    pub(super) fn bytes<'a>(&'a self, batch: Option<&'a Batch>) -> &'a [u8] {
+        match batch.filter(|_| self.start == self.end) {
+            Some(batch) => batch.slices().next().unwrap_or_default(),
+            None => &self.buffer[self.start..self.end],
         }
     }
 
@@ -95,7 +103,7 @@ mod tests {
         let mut staging = Staging::default();
         let batch = Batch::from_lines("one\ntwo\n");
         staging.lay_out(&batch);
-        assert_eq!(staging.bytes(&batch), b"one\ntwo\n");
+        assert_eq!(staging.bytes(Some(&batch)), b"one\ntwo\n");
         assert_eq!(staging.ends(), [4, 8]);
         assert!(staging.buffer.is_empty());
     }
@@ -106,9 +114,9 @@ mod tests {
         let text = b"0123456789abcde\n".repeat(RESTING_BYTES / 8);
         let batch = Batch::from_lines(text.clone());
         staging.lay_out(&batch);
-        assert_eq!(staging.bytes(&batch), text);
+        assert_eq!(staging.bytes(Some(&batch)), text);
         assert_eq!(staging.ends().len(), text.len() / 16);
-        assert_eq!(staging.bytes(&batch).as_ptr().addr() % PAGE, PAGE / 2);
+        assert_eq!(staging.bytes(Some(&batch)).as_ptr().addr() % PAGE, PAGE / 2);
         staging.rest();
         assert!(staging.buffer.capacity() <= 2 * RESTING_BYTES);
     }
