@@ -23,6 +23,7 @@ use rows::Places;
 pub(crate) use rows::Rows;
 pub(crate) use words::{SHORTEST_WORD, Words};
 
+mod anchors;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod byte_set;
@@ -275,6 +276,45 @@ impl Gate {
         ControlFlow::Continue(())
     }
 
+    /// Makes a gate that only answers, see [`find_answer`](Self::find_answer): at the windows of eight buckets.
+    fn of_buckets(buckets: &[[ByteSet; WINDOW]; BUCKETS]) -> Self {
+        let mut tables = [Table::default(); WINDOW];
+        for (bucket, window) in buckets.iter().enumerate() {
+            for (table, set) in tables.iter_mut().zip(window) {
+                table.insert(set, 1 << bucket);
+            }
+        }
+        let buckets = std::array::from_fn(|_| Bucket::default());
+        let groups = vec![Group { buckets, tables }];
+        let first = First::of(&groups);
+        Self {
+            rows: Vec::new(),
+            by_half: Box::default(),
+            groups,
+            first,
+        }
+    }
+
+    /// Shows positions, from `at` on, until told to stop: all where the tables answer, and maybe others.
+    fn find_answer<B>(
+        &self,
+        haystack: &[u8],
+        at: usize,
+        visit: impl FnMut(usize) -> ControlFlow<B>,
+    ) -> Option<B> {
+        #[cfg(target_arch = "x86_64")]
+        if has_vectors() {
+            let stopped = self.answers(haystack, at..haystack.len(), visit);
+            return stopped.break_value();
+        }
+        (at..haystack.len()).try_for_each(visit).break_value()
+    }
+
+    /// What the tables cost on ordinary log lines, in nanoseconds for 64 positions.
+    fn cost(&self) -> f64 {
+        self.first.cost(self.groups.len())
+    }
+
     /// Finds the next place at or after `at` where a row lies.
     pub(crate) fn find(&self, haystack: &[u8], at: usize) -> Option<usize> {
         match self.scan(haystack, at, ControlFlow::Break) {
@@ -365,6 +405,7 @@ impl First {
         // For each group, what the places so far leave of each position.
         let mut left = vec![vec![u8::MAX; positions]; groups.len()];
         let mut least = f64::INFINITY;
+        let mut best_so_far = first;
         for chosen in 0..FIRST {
             let remaining = |place: usize| {
                 (0..positions)
@@ -387,13 +428,23 @@ impl First {
             }
             first.places[chosen] = place;
             let rate = rows::share(remaining, positions.max(1));
-            let looked_up = rows::share(groups.len() * (chosen + 1), 1);
-            let cost = looked_up * COST_OF_PLACE + 64.0 * rate * COST_OF_ANSWER;
-            if chosen + 1 >= FEWEST_FIRST && cost < least {
-                (least, first.count, first.rate) = (cost, chosen + 1, rate);
+            let so_far = Self {
+                count: chosen + 1,
+                rate,
+                ..first
+            };
+            let cost = so_far.cost(groups.len());
+            if so_far.count >= FEWEST_FIRST && cost < least {
+                least = cost;
+                best_so_far = so_far;
             }
         }
-        first
+        best_so_far
+    }
+
+    /// What the places cost on ordinary log lines, in nanoseconds for 64 positions.
+    fn cost(&self, groups: usize) -> f64 {
+        rows::share(groups * self.count, 1) * COST_OF_PLACE + 64.0 * self.rate * COST_OF_ANSWER
     }
 }
 
@@ -561,10 +612,7 @@ impl Group {
             let bit = 1 << bucket;
             for row in members {
                 for (table, set) in tables.iter_mut().zip(rows[*row].window()) {
-                    for byte in set.bytes() {
-                        table.of_low_half[usize::from(byte & 15)] |= bit;
-                        table.of_high_half[usize::from(byte >> 4)] |= bit;
-                    }
+                    table.insert(&set, bit);
                 }
             }
         }
@@ -584,6 +632,16 @@ impl Group {
         self.tables.map(|table| {
             std::array::from_fn(|byte| table.of_low_half[byte & 15] & table.of_high_half[byte >> 4])
         })
+    }
+}
+
+impl Table {
+    /// Adds the bytes that a bucket has at the place.
+    fn insert(&mut self, set: &ByteSet, bit: u8) {
+        for byte in set.bytes() {
+            self.of_low_half[usize::from(byte & 15)] |= bit;
+            self.of_high_half[usize::from(byte >> 4)] |= bit;
+        }
     }
 }
 
