@@ -16,7 +16,7 @@
 //! There are two engines, and a property test that they agree: `scalar` runs everywhere, `avx2` where
 //! the processor has it.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 pub(crate) use byte_set::ByteSet;
 pub use lines::find_line_ends;
@@ -24,6 +24,7 @@ use rows::Places;
 pub(crate) use rows::Rows;
 pub(crate) use words::{SHORTEST_WORD, Words};
 
+mod anchors;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod byte_set;
@@ -35,8 +36,25 @@ mod words;
 /// Places of a row that the tables are about.
 const WINDOW: usize = 12;
 
-/// Places that are looked up at every position; as many more of the window where these answer, and so on.
-const FIRST: usize = 4;
+/// Most places of the window that are looked up at every position; the others where these answer. Which
+/// they are, and how many, is what costs least on a sample of log lines.
+const FIRST: usize = 8;
+
+/// Blocks of positions that are looked at before the answers of any of them are: at first, then twice
+/// as many each time.
+#[cfg(target_arch = "x86_64")]
+const FEWEST_BLOCKS: usize = 8;
+
+/// First places of a window, which should tell much.
+const STRICT: usize = 4;
+
+/// Fewest such places.
+const FEWEST_FIRST: usize = 2;
+
+/// What looking up a place of one group costs for 64 positions, and what an answer costs, which is then
+/// compared with the rows; nanoseconds, by `cargo bench -p streamgate-processors`.
+const COST_OF_PLACE: f64 = 1.4;
+const COST_OF_ANSWER: f64 = 12.0;
 
 /// Buckets that one look-up is about: the bits of a byte.
 const BUCKETS: usize = 8;
@@ -46,7 +64,7 @@ const BUCKETS: usize = 8;
 /// Fewer rows in a bucket answer less often in vain, but each look-up takes time everywhere.
 /// Measured with `cargo bench -p streamgate-processors`.
 const ROWS_FOR_ONE: usize = 24;
-const ROWS_FOR_TWO: usize = 64;
+const ROWS_FOR_TWO: usize = 200;
 
 /// More rows than this are put into buckets by their order, and not by what they have in common.
 const MAX_COMPARED_ROWS: usize = 400;
@@ -56,6 +74,28 @@ const MAX_COMPARED_ROWS: usize = 400;
 pub(crate) struct Gate {
     rows: Vec<Row>,
     groups: Vec<Group>,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the vector engine reads it")
+    )]
+    first: First,
+    /// The places of the window, those that are not looked up first before the others; for each, by
+    /// the low and by the high half of a byte, the buckets of all groups that have such a byte there.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the vector engine reads it")
+    )]
+    by_half: Box<[(usize, [[u32; 16]; 2])]>,
+}
+
+/// The places of the window that are looked up first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct First {
+    places: [usize; FIRST],
+    /// How many of them.
+    count: usize,
+    /// Which share of the positions of the sample they leave.
+    rate: f64,
 }
 
 /// A place where a row lies.
@@ -137,8 +177,14 @@ impl Gate {
         let groups = buckets(&rows, groups * BUCKETS)
             .chunks(BUCKETS)
             .map(|buckets| Group::new(buckets, &rows))
-            .collect();
-        Self { rows, groups }
+            .collect::<Vec<_>>();
+        let first = First::of(&groups);
+        Self {
+            by_half: by_half(&groups, first),
+            rows,
+            groups,
+            first,
+        }
     }
 
     /// Returns how many bytes before a hit of the pattern a match may begin, if there is a bound.
@@ -168,20 +214,107 @@ impl Gate {
         &self,
         haystack: &[u8],
         at: usize,
+        visit: impl FnMut(Hit) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        self.scan_part(haystack, at..haystack.len(), visit)
+    }
+
+    /// As [`scan`](Self::scan), for rows whose window begins in `part`. They may end behind it.
+    pub(crate) fn scan_part<B>(
+        &self,
+        haystack: &[u8],
+        part: Range<usize>,
         mut visit: impl FnMut(Hit) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
-            let each =
-                |group: usize, at: usize, bits| self.confirm(haystack, group, at, bits, &mut visit);
-            return match self.groups.len() {
-                0 => ControlFlow::Continue(()),
-                1 => avx2::scan::<1, B>(&self.groups, haystack, at, each),
-                2 => avx2::scan::<2, B>(&self.groups, haystack, at, each),
-                _ => avx2::scan::<4, B>(&self.groups, haystack, at, each),
-            };
+        if has_vectors() {
+            return self.answers(haystack, part, |at| self.confirm(haystack, at, &mut visit));
         }
-        scalar::scan(self, haystack, at, visit)
+        scalar::scan(self, haystack, part, visit)
+    }
+
+    /// Shows the positions that the tables answer to. What is known of a few blocks is gathered
+    /// before it is looked at: a branch at each block would be mispredicted at each answer, which
+    /// costs as much as 100 bytes.
+    #[cfg(target_arch = "x86_64")]
+    fn answers<B>(
+        &self,
+        haystack: &[u8],
+        part: Range<usize>,
+        mut visit: impl FnMut(usize) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let (groups, first) = (self.groups.as_slice(), &self.first.places);
+        let mut answers = avx2::Answers::new();
+        // Whoever stops at the first hit has little scanned in vain.
+        let mut blocks = FEWEST_BLOCKS;
+        let mut at = part.start;
+        while at < part.end {
+            let end = part.end.min(at.saturating_add(blocks * avx2::STEP));
+            let (rest, out) = (at..end, &mut answers);
+            match (groups.len(), self.first.count) {
+                (0, _) => return ControlFlow::Continue(()),
+                (1, 0..=2) => avx2::scan::<1, 2>(groups, first, haystack, rest, out),
+                (1, 3) => avx2::scan::<1, 3>(groups, first, haystack, rest, out),
+                (1, 4) => avx2::scan::<1, 4>(groups, first, haystack, rest, out),
+                (1, 5) => avx2::scan::<1, 5>(groups, first, haystack, rest, out),
+                (1, 6) => avx2::scan::<1, 6>(groups, first, haystack, rest, out),
+                (1, _) => avx2::scan::<1, 8>(groups, first, haystack, rest, out),
+                (2, 0..=4) => avx2::scan::<2, 4>(groups, first, haystack, rest, out),
+                (2, 5..=6) => avx2::scan::<2, 6>(groups, first, haystack, rest, out),
+                (2, _) => avx2::scan::<2, 8>(groups, first, haystack, rest, out),
+                (_, 0..=4) => avx2::scan::<4, 4>(groups, first, haystack, rest, out),
+                (_, 5..=6) => avx2::scan::<4, 6>(groups, first, haystack, rest, out),
+                _ => avx2::scan::<4, 8>(groups, first, haystack, rest, out),
+            }
+            for &(start, mut positions) in answers.blocks() {
+                while positions != 0 {
+                    visit(start + positions.trailing_zeros() as usize)?;
+                    positions &= positions - 1;
+                }
+            }
+            at = end;
+            blocks = (2 * blocks).min(avx2::MOST_BLOCKS);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Makes a gate that only answers, see [`find_answer`](Self::find_answer): at the windows of eight buckets.
+    fn of_buckets(buckets: &[[ByteSet; WINDOW]; BUCKETS]) -> Self {
+        let mut tables = [Table::default(); WINDOW];
+        for (bucket, window) in buckets.iter().enumerate() {
+            for (table, set) in tables.iter_mut().zip(window) {
+                table.insert(set, 1 << bucket);
+            }
+        }
+        let buckets = std::array::from_fn(|_| Bucket::default());
+        let groups = vec![Group { buckets, tables }];
+        let first = First::of(&groups);
+        Self {
+            rows: Vec::new(),
+            by_half: Box::default(),
+            groups,
+            first,
+        }
+    }
+
+    /// Shows positions, from `at` on, until told to stop: all where the tables answer, and maybe others.
+    fn find_answer<B>(
+        &self,
+        haystack: &[u8],
+        at: usize,
+        visit: impl FnMut(usize) -> ControlFlow<B>,
+    ) -> Option<B> {
+        #[cfg(target_arch = "x86_64")]
+        if has_vectors() {
+            let stopped = self.answers(haystack, at..haystack.len(), visit);
+            return stopped.break_value();
+        }
+        (at..haystack.len()).try_for_each(visit).break_value()
+    }
+
+    /// What the tables cost on ordinary log lines, in nanoseconds for 64 positions.
+    fn cost(&self) -> f64 {
+        self.first.cost(self.groups.len())
     }
 
     /// Finds the next place at or after `at` where a row lies.
@@ -192,19 +325,19 @@ impl Gate {
         }
     }
 
-    /// Shows the rows of some buckets that do lie at a place.
+    /// Shows the rows that do lie at a place.
     #[cfg(target_arch = "x86_64")]
     fn confirm<B>(
         &self,
         haystack: &[u8],
-        group: usize,
         at: usize,
-        mut bits: u8,
         visit: &mut impl FnMut(Hit) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        while bits != 0 {
-            let bucket = bits.trailing_zeros() as usize;
-            for shelf in &self.groups[group].buckets[bucket].shelves {
+        let mut buckets = self.buckets_at(haystack, at);
+        while buckets != 0 {
+            let number = buckets.trailing_zeros() as usize;
+            let bucket = &self.groups[number / BUCKETS].buckets[number % BUCKETS];
+            for shelf in &bucket.shelves {
                 let mut left = shelf.rows_at(haystack, at);
                 while left != 0 {
                     let row = &self.rows[shelf.rows[left.trailing_zeros() as usize]];
@@ -215,9 +348,105 @@ impl Gate {
                     left &= left - 1;
                 }
             }
-            bits &= bits - 1;
+            buckets &= buckets - 1;
         }
         ControlFlow::Continue(())
+    }
+
+    /// Returns the buckets that the whole window at a place answers for.
+    #[cfg(target_arch = "x86_64")]
+    fn buckets_at(&self, haystack: &[u8], at: usize) -> u32 {
+        let mut left = u32::MAX;
+        for (place, by_half) in &*self.by_half {
+            if let Some(&byte) = haystack.get(at + place) {
+                left &= by_half[0][usize::from(byte & 15)] & by_half[1][usize::from(byte >> 4)];
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        left
+    }
+}
+
+/// Puts the tables of all groups side by side.
+fn by_half(groups: &[Group], first: First) -> Box<[(usize, [[u32; 16]; 2])]> {
+    let (looked_up, others): (Vec<usize>, Vec<usize>) =
+        (0..WINDOW).partition(|place| first.places[..first.count].contains(place));
+    let of_place = |place: usize| {
+        let mut by_half = [[0; 16]; 2];
+        for (number, group) in groups.iter().enumerate() {
+            let Table {
+                of_low_half,
+                of_high_half,
+            } = group.tables[place];
+            for (all, own) in by_half.iter_mut().zip([of_low_half, of_high_half]) {
+                for (all, own) in all.iter_mut().zip(own) {
+                    *all |= u32::from(own) << (number * BUCKETS);
+                }
+            }
+        }
+        (place, by_half)
+    };
+    others.into_iter().chain(looked_up).map(of_place).collect()
+}
+
+impl First {
+    /// Chooses, one after the other, the place that leaves the fewest positions of the sample; then
+    /// how many of them are worth looking up everywhere.
+    fn of(groups: &[Group]) -> Self {
+        let mut first = Self {
+            places: [0; FIRST],
+            count: FEWEST_FIRST,
+            rate: 0.0,
+        };
+        let sample = rows::SAMPLE;
+        let positions = sample.len().saturating_sub(WINDOW);
+        // For each group and place, the buckets by byte.
+        let buckets: Vec<[[u8; 256]; WINDOW]> = groups.iter().map(Group::by_byte).collect();
+        // For each group, what the places so far leave of each position.
+        let mut left = vec![vec![u8::MAX; positions]; groups.len()];
+        let mut least = f64::INFINITY;
+        let mut best_so_far = first;
+        for chosen in 0..FIRST {
+            let remaining = |place: usize| {
+                (0..positions)
+                    .filter(|&at| {
+                        let byte = usize::from(sample[at + place]);
+                        let mut groups = left.iter().zip(&buckets);
+                        groups.any(|(left, buckets)| left[at] & buckets[place][byte] != 0)
+                    })
+                    .count()
+            };
+            let others = (0..WINDOW).filter(|place| !first.places[..chosen].contains(place));
+            let best = others.map(|place| (remaining(place), place)).min();
+            let Some((remaining, place)) = best else {
+                break;
+            };
+            for (left, buckets) in left.iter_mut().zip(&buckets) {
+                for (at, left) in left.iter_mut().enumerate() {
+                    *left &= buckets[place][usize::from(sample[at + place])];
+                }
+            }
+            first.places[chosen] = place;
+            let rate = rows::share(remaining, positions.max(1));
+            let so_far = Self {
+                count: chosen + 1,
+                rate,
+                ..first
+            };
+            let cost = so_far.cost(groups.len());
+            if so_far.count >= FEWEST_FIRST && cost < least {
+                least = cost;
+                best_so_far = so_far;
+            }
+        }
+        best_so_far
+    }
+
+    /// What the places cost on ordinary log lines, in nanoseconds for 64 positions.
+    fn cost(&self, groups: usize) -> f64 {
+        rows::share(groups * self.count, 1) * COST_OF_PLACE + 64.0 * self.rate * COST_OF_ANSWER
     }
 }
 
@@ -287,7 +516,7 @@ fn most_telling_window(places: &[ByteSet]) -> usize {
             rows::rate_in_sample(places) + rows::likelihood(places)
         };
         // What passes the first places costs little, what passes them all costs a comparison.
-        rate(FIRST) + rate(2 * FIRST) + 4.0 * rate(WINDOW)
+        rate(STRICT) + rate(2 * STRICT) + 4.0 * rate(WINDOW)
     };
     (0..=last)
         .map(|window| (cost(window), window))
@@ -324,8 +553,10 @@ fn buckets(rows: &[Row], most: usize) -> Vec<Vec<usize>> {
 /// no more than `most` are left.
 fn merge_alike(buckets: &mut Vec<(Vec<usize>, [ByteSet; WINDOW])>, most: usize) {
     // What passes the first places costs a little too.
-    let cost =
-        |sets: &[ByteSet; WINDOW]| rows::likelihood(sets) + rows::likelihood(&sets[..FIRST]) / 16.0;
+    let cost = |sets: &[ByteSet; WINDOW]| {
+        let sets = sets.map(|set| set.by_halves());
+        rows::likelihood(&sets) + rows::likelihood(&sets[..STRICT]) / 16.0
+    };
     let mut alone: Vec<f64> = buckets.iter().map(|(_, sets)| cost(sets)).collect();
     let pair = |buckets: &[(Vec<usize>, [ByteSet; WINDOW])], alone: &[f64], a: usize, b: usize| {
         cost(&union(&buckets[a].1, &buckets[b].1)) - alone[a] - alone[b]
@@ -383,10 +614,7 @@ impl Group {
             let bit = 1 << bucket;
             for row in members {
                 for (table, set) in tables.iter_mut().zip(rows[*row].window()) {
-                    for byte in set.bytes() {
-                        table.of_low_half[usize::from(byte & 15)] |= bit;
-                        table.of_high_half[usize::from(byte >> 4)] |= bit;
-                    }
+                    table.insert(&set, bit);
                 }
             }
         }
@@ -398,6 +626,23 @@ impl Group {
                     .collect(),
             }),
             tables,
+        }
+    }
+
+    /// For each place, the buckets by byte.
+    fn by_byte(&self) -> [[u8; 256]; WINDOW] {
+        self.tables.map(|table| {
+            std::array::from_fn(|byte| table.of_low_half[byte & 15] & table.of_high_half[byte >> 4])
+        })
+    }
+}
+
+impl Table {
+    /// Adds the bytes that a bucket has at the place.
+    fn insert(&mut self, set: &ByteSet, bit: u8) {
+        for byte in set.bytes() {
+            self.of_low_half[usize::from(byte & 15)] |= bit;
+            self.of_high_half[usize::from(byte >> 4)] |= bit;
         }
     }
 }
@@ -434,7 +679,7 @@ impl Shelf {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
+fn has_vectors() -> bool {
     static HAS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *HAS.get_or_init(|| std::is_x86_feature_detected!("avx2"))
 }
@@ -471,7 +716,7 @@ mod tests {
 
     fn agree(gate: &Gate, haystack: &[u8], at: usize) {
         let found = hits(|visit| _ = gate.scan(haystack, at, visit));
-        let expected = hits(|visit| _ = scalar::scan(gate, haystack, at, visit));
+        let expected = hits(|visit| _ = scalar::scan(gate, haystack, at..haystack.len(), visit));
         assert_eq!(found, expected);
         assert_eq!(gate.find(haystack, at), expected.first().map(|hit| hit.at));
     }

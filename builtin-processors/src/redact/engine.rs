@@ -7,11 +7,18 @@
 //! one after the other, but for one thing: what the rewritten events of a batch may take is counted
 //! once for all the rules.
 
-use std::{cell::Cell, mem, ops::ControlFlow};
+use std::{
+    cell::{Cell, RefCell},
+    mem,
+    ops::ControlFlow,
+};
 
 use streamgate_guest::{Batch, Event, Rest, Rewrite, Tally, Verdict, WITHHELD};
 
-use crate::{matcher::Residue, scan::Gate};
+use crate::{
+    matcher::Residue,
+    scan::{Gate, Hit},
+};
 
 use super::rule::{Applied, Known, Rule, Scratch};
 
@@ -20,6 +27,12 @@ const MOST_ROUNDS: usize = 4;
 
 /// What an engine may hold on to between batches, for each body.
 const RESTING_BYTES: usize = 256 * 1024;
+
+/// Bytes that the gate scans ahead of the event that is decided on.
+const AHEAD_BYTES: usize = 4096;
+
+/// Hits that are kept for later events, and what the list of them may hold on to between batches.
+const MOST_AHEAD: usize = 1024;
 
 /// Where there is no hit.
 const NOWHERE: usize = usize::MAX;
@@ -48,6 +61,7 @@ struct Plan {
 /// Scratch space, kept and reused.
 #[derive(Debug, Clone)]
 struct State {
+    ahead: Ahead,
     hits: Hits,
     scratch: Scratch,
     /// The body as the rules left it so far, and room for the next one.
@@ -87,6 +101,7 @@ impl Engine {
             .enumerate()
             .filter(|(_, pattern)| pattern.rows().is_none());
         let state = State {
+            ahead: Ahead::default(),
             hits: Hits {
                 first: vec![NOWHERE; rule_of.len()],
                 last: vec![NOWHERE; rule_of.len()],
@@ -107,38 +122,36 @@ impl Engine {
     }
 
     pub(super) fn process(&mut self, rules: &mut [Rule], batch: &mut Batch, tallies: &mut [Tally]) {
-        // Two closures share what was found last: where in memory, which stays where it is from
-        // `find` to the decision.
-        let (gate_hit, residue_hit) = (Cell::new(NOWHERE), Cell::new(NOWHERE));
         let Self { plan, state } = self;
-        let mut finder = Finder {
-            plan,
-            next_gate: None,
-            next_residue: None,
-        };
+        // Two closures share what is known of the slice.
+        let ahead = RefCell::new(mem::take(&mut state.ahead));
+        let residue_hit = Cell::new(NOWHERE);
+        let mut next_residue = None;
         batch.edit(
             Rest::Keep,
             |slice, at| {
-                let (gate, residue) = finder.find(slice, at);
-                let address = |hit: usize| match hit {
+                let gate = ahead.borrow_mut().next(&plan.gate, slice, at);
+                let residue = plan.next_residue(&mut next_residue, slice, at);
+                // The slice stays where it is in memory until the decision.
+                residue_hit.set(match residue {
                     NOWHERE => NOWHERE,
                     hit => slice.as_ptr().addr() + hit,
-                };
-                gate_hit.set(address(gate));
-                residue_hit.set(address(residue));
+                });
                 Some(gate.min(residue)).filter(|&hit| hit != NOWHERE)
             },
             |event, rewrite| {
-                let begin = event.bytes().as_ptr().addr();
-                let inside = |address: usize| {
-                    let offset = address.wrapping_sub(begin);
-                    (offset < event.bytes().len()).then_some(offset)
-                };
-                let residue = inside(residue_hit.get()).is_some();
-                let from = inside(gate_hit.get());
-                state.decide(plan, rules, event, from, residue, rewrite, tallies)
+                let offset = residue_hit
+                    .get()
+                    .wrapping_sub(event.bytes().as_ptr().addr());
+                let residue = offset < event.bytes().len();
+                state.hits.forget();
+                state.hits.residue = residue;
+                ahead.borrow_mut().take(&plan.gate, event, &mut state.hits);
+                state.decide(plan, rules, event, rewrite, tallies)
             },
         );
+        state.ahead = ahead.into_inner();
+        state.ahead.rest();
         for body in [&mut state.current, &mut state.next] {
             body.clear();
             body.shrink_to(RESTING_BYTES);
@@ -147,23 +160,15 @@ impl Engine {
 }
 
 impl State {
-    /// Decides on an event in which the gate has its first hit at `from`, if it has one.
-    #[expect(clippy::too_many_arguments, reason = "what a closure would capture")]
+    /// Decides on an event, the hits in which are known.
     fn decide(
         &mut self,
         plan: &Plan,
         rules: &mut [Rule],
         event: Event<'_>,
-        from: Option<usize>,
-        residue: bool,
         rewrite: &mut Rewrite<'_>,
         tallies: &mut [Tally],
     ) -> Verdict {
-        self.hits.forget();
-        self.hits.residue = residue;
-        if let Some(from) = from.filter(|&from| from < event.body().len()) {
-            self.hits.collect(&plan.gate, event.body(), from, 0);
-        }
         let mut changed = false;
         // The rule to ask next, and how often it has changed this event.
         let (mut least, mut asked, mut round) = (0, None, 0);
@@ -230,7 +235,7 @@ impl State {
                 .get(least)
                 .filter(|_| least < rules.len())
             {
-                self.hits.collect(&plan.gate, &self.current, 0, target);
+                self.hits.collect(&plan.gate, &self.current, target);
                 let rest = plan.without_rows.last().is_some_and(|&last| last >= target);
                 self.hits.residue = rest && plan.residue.find(&self.current, 0).is_some();
             }
@@ -243,6 +248,19 @@ impl State {
 }
 
 impl Plan {
+    /// Returns where in the slice a target without rows may have its next match, at or after `at`;
+    /// `NOWHERE` if there is none. `known` is what was found last.
+    fn next_residue(&self, known: &mut Option<usize>, slice: &[u8], at: usize) -> usize {
+        if at == 0 {
+            // Another slice.
+            *known = None;
+        }
+        let hit = known.filter(|&hit| hit >= at);
+        let hit = hit.unwrap_or_else(|| self.residue.find(slice, at).unwrap_or(NOWHERE));
+        *known = Some(hit);
+        hit
+    }
+
     /// Returns the first rule, from `least` on, that may have something to do.
     fn next_rule(&self, hits: &Hits, least: usize) -> Option<usize> {
         let target = *self.first_targets.get(least)?;
@@ -266,54 +284,108 @@ impl Hits {
         self.residue = false;
     }
 
-    /// Finds the first hits of the targets from `least` on.
-    fn collect(&mut self, gate: &Gate, body: &[u8], from: usize, least: usize) {
-        let Self {
-            first,
-            last,
-            targets,
-            ..
-        } = self;
-        let done: ControlFlow<()> = gate.scan(body, from, |hit| {
+    /// Finds the first and the last hits of the targets from `least` on.
+    fn collect(&mut self, gate: &Gate, body: &[u8], least: usize) {
+        let done: ControlFlow<()> = gate.scan(body, 0, |hit| {
             if hit.owner >= least {
-                last[hit.owner] = hit.at;
-                if first[hit.owner] == NOWHERE {
-                    first[hit.owner] = hit.at;
-                    targets.push(hit.owner);
-                }
+                self.add(hit);
             }
             ControlFlow::Continue(())
         });
         debug_assert!(done.is_continue());
-        targets.sort_unstable();
+        self.targets.sort_unstable();
+    }
+
+    /// Adds a hit that is not before any other of its target.
+    fn add(&mut self, Hit { at, owner }: Hit) {
+        self.last[owner] = at;
+        if self.first[owner] == NOWHERE {
+            self.first[owner] = at;
+            self.targets.push(owner);
+        }
     }
 }
 
-/// Finds the next event to decide on.
-struct Finder<'a> {
-    plan: &'a Plan,
-    /// Where in the current slice each has its next hit, `NOWHERE` if it has none.
-    next_gate: Option<usize>,
-    next_residue: Option<usize>,
+/// The hits in what was scanned of a slice and not decided on yet, so that no byte is scanned twice.
+#[derive(Debug, Clone, Default)]
+struct Ahead {
+    hits: Vec<Hit>,
+    /// How many of them are behind.
+    taken: usize,
+    /// Where in memory the slice begins at present, and how far it is scanned.
+    slice: usize,
+    scanned: usize,
 }
 
-impl Finder<'_> {
-    /// Returns the next hits at or after `at`.
-    fn find(&mut self, slice: &[u8], at: usize) -> (usize, usize) {
+impl Ahead {
+    /// Returns the next hit at or after `at`, or `NOWHERE`.
+    fn next(&mut self, gate: &Gate, slice: &[u8], at: usize) -> usize {
         if at == 0 {
             // Another slice.
-            (self.next_gate, self.next_residue) = (None, None);
+            (self.taken, self.scanned) = (0, 0);
+            self.hits.clear();
         }
-        let find = |next: &mut Option<usize>, find: &dyn Fn() -> Option<usize>| {
-            let hit = next.filter(|&hit| hit >= at);
-            let hit = hit.unwrap_or_else(|| find().unwrap_or(NOWHERE));
-            *next = Some(hit);
-            hit
-        };
-        let gate = find(&mut self.next_gate, &|| self.plan.gate.find(slice, at));
-        let residue = find(&mut self.next_residue, &|| {
-            self.plan.residue.find(slice, at)
-        });
-        (gate, residue)
+        // Events that grow move the slice, if they are in the same buffer.
+        self.slice = slice.as_ptr().addr();
+        loop {
+            while let Some(hit) = self.hits.get(self.taken) {
+                if hit.at >= at {
+                    return hit.at;
+                }
+                self.taken += 1;
+            }
+            self.scanned = self.scanned.max(at);
+            if self.scanned >= slice.len() {
+                return NOWHERE;
+            }
+            self.taken = 0;
+            self.hits.clear();
+            let part = self.scanned..slice.len().min(self.scanned + AHEAD_BYTES);
+            self.scanned = part.end;
+            let stopped = gate.scan_part(slice, part, |hit| {
+                // All hits at a place, or none: it is there that the scan goes on.
+                if self.hits.len() >= MOST_AHEAD
+                    && self.hits.last().is_some_and(|last| last.at < hit.at)
+                {
+                    return ControlFlow::Break(hit.at);
+                }
+                self.hits.push(hit);
+                ControlFlow::Continue(())
+            });
+            if let ControlFlow::Break(at) = stopped {
+                self.scanned = at;
+            }
+        }
+    }
+
+    /// Adds the hits in an event of the slice, in the order of their targets.
+    fn take(&mut self, gate: &Gate, event: Event<'_>, hits: &mut Hits) {
+        let body = event.body();
+        let begin = event.bytes().as_ptr().addr() - self.slice;
+        let end = begin + body.len();
+        while let Some(&hit) = self.hits.get(self.taken).filter(|hit| hit.at < end) {
+            // None is before the event: `next` went past those.
+            hits.add(Hit {
+                at: hit.at - begin,
+                ..hit
+            });
+            self.taken += 1;
+        }
+        if self.scanned < end {
+            let part = self.scanned.max(begin) - begin..body.len();
+            let done: ControlFlow<()> = gate.scan_part(body, part, |hit| {
+                hits.add(hit);
+                ControlFlow::Continue(())
+            });
+            debug_assert!(done.is_continue());
+            self.scanned = end;
+        }
+        hits.targets.sort_unstable();
+    }
+
+    /// Forgets the slice.
+    fn rest(&mut self) {
+        self.hits.clear();
+        self.hits.shrink_to(MOST_AHEAD);
     }
 }

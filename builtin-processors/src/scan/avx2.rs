@@ -16,10 +16,9 @@ use std::{
     arch::x86_64::{
         __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
         _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
-        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
-        _mm256_testz_si256,
+        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16,
     },
-    ops::ControlFlow,
+    ops::Range,
 };
 
 use super::{FIRST, Group, WINDOW, lines::BLOCK};
@@ -27,150 +26,136 @@ use super::{FIRST, Group, WINDOW, lines::BLOCK};
 /// Positions that one vector is about.
 const VECTOR: usize = 32;
 
-/// Bytes that the answer for one vector depends on, rounded up.
-const SPAN: usize = VECTOR + WINDOW;
+/// Bytes behind a vector that its answer depends on, rounded up to a power of two.
+const BEHIND: usize = 16;
+const _: () = assert!(WINDOW <= BEHIND);
 
-/// Positions looked at in one step.
-const STEP: usize = 2 * VECTOR;
+/// Positions looked at in one step, and bytes that the answer depends on.
+pub(super) const STEP: usize = 2 * VECTOR;
+const SPAN: usize = STEP + BEHIND;
 
-/// Shows at which positions, from `at` on, which buckets of which group may have a window. The
-/// processor must have AVX2, and `G` must be the number of groups.
-pub(super) fn scan<const G: usize, B>(
+/// Most blocks of [`STEP`] positions that are looked at in one scan.
+pub(super) const MOST_BLOCKS: usize = 32;
+
+/// Where windows may lie.
+pub(super) struct Answers {
+    /// The first position of a block, and the positions in it, a bit each.
+    blocks: [(usize, u64); MOST_BLOCKS],
+    count: usize,
+}
+
+impl Answers {
+    pub(super) fn new() -> Self {
+        Self {
+            blocks: [(0, 0); MOST_BLOCKS],
+            count: 0,
+        }
+    }
+
+    /// The blocks in which there are answers, in order.
+    pub(super) fn blocks(&self) -> &[(usize, u64)] {
+        &self.blocks[..self.count]
+    }
+
+    /// Adds a block. There is no branch on whether there are answers in it.
+    #[inline]
+    fn push(&mut self, start: usize, positions: u64) {
+        // The last place is written to again and again if there are too many, and there never are.
+        self.blocks[self.count % MOST_BLOCKS] = (start, positions);
+        self.count += usize::from(positions != 0);
+    }
+}
+
+/// Finds the positions in `part` where a window may lie. The processor must have AVX2; `G` must be
+/// the number of groups. The first `P` of `first` are the places that are looked up.
+///
+/// # Panics
+/// If `part` has more than [`MOST_BLOCKS`] blocks.
+pub(super) fn scan<const G: usize, const P: usize>(
     groups: &[Group],
+    first: &[usize; FIRST],
     haystack: &[u8],
-    at: usize,
-    visit: impl FnMut(usize, usize, u8) -> ControlFlow<B>,
-) -> ControlFlow<B> {
+    part: Range<usize>,
+    answers: &mut Answers,
+) {
+    assert!(part.len() <= MOST_BLOCKS * STEP, "there is room for all");
     let groups: &[Group; G] = groups.try_into().expect("`G` is the number of groups");
-    // SAFETY: `Gate::scan` comes here only if AVX2 was detected.
-    unsafe { scan_with_avx2(groups, haystack, at, visit) }
+    let first: &[usize; P] = first.first_chunk().expect("`P` is at most `FIRST`");
+    // SAFETY: `Gate::answers` is called only if AVX2 was detected.
+    unsafe { scan_with_avx2(groups, first, haystack, part, answers) }
 }
 
 #[target_feature(enable = "avx2")]
-fn scan_with_avx2<const G: usize, B>(
+fn scan_with_avx2<const G: usize, const P: usize>(
     groups: &[Group; G],
+    first: &[usize; P],
     haystack: &[u8],
-    at: usize,
-    mut visit: impl FnMut(usize, usize, u8) -> ControlFlow<B>,
-) -> ControlFlow<B> {
-    let tables: [[Tables; FIRST]; G] = std::array::from_fn(|group| {
-        std::array::from_fn(|place| Tables::of(groups[group].tables[place]))
+    part: Range<usize>,
+    answers: &mut Answers,
+) {
+    let tables: [[Tables; P]; G] = std::array::from_fn(|group| {
+        std::array::from_fn(|place| Tables::of(groups[group].tables[first[place]]))
     });
-    let mut start = at;
-    while let Some(bytes) = haystack.get(start..start + VECTOR + SPAN) {
-        let bytes: &[u8; VECTOR + SPAN] = bytes.try_into().expect("is as long");
-        let low = first_places(&tables, bytes, 0);
-        let high = first_places(&tables, bytes, VECTOR);
-        let mut any = _mm256_setzero_si256();
-        for group in 0..G {
-            any = _mm256_or_si256(any, _mm256_or_si256(low[group], high[group]));
-        }
-        if _mm256_testz_si256(any, any) == 0 {
-            for (offset, left) in [(0, &low), (VECTOR, &high)] {
-                let mut each = |group, at, bits| visit(group, start + offset + at, bits);
-                last_places(groups, left, &bytes[offset..], &mut each)?;
-            }
-        }
+    answers.count = 0;
+    let mut start = part.start;
+    while start + STEP <= part.end
+        && let Some(bytes) = haystack[start..].first_chunk()
+    {
+        answers.push(start, positions(&tables, first, bytes));
         start += STEP;
     }
-    // What is left is shorter than a step and its span. It is looked at in a copy with zeros behind
-    // it; windows that reach into those are told apart by whoever compares the rows.
-    let rest = haystack.get(start..).unwrap_or_default();
-    let mut copy = [0; 2 * (VECTOR + SPAN)];
-    copy[..rest.len()].copy_from_slice(rest);
-    let mut offset = 0;
-    while offset < rest.len() {
-        let bytes: &[u8; VECTOR + SPAN] = copy[offset..offset + VECTOR + SPAN]
-            .try_into()
-            .expect("is as long");
-        let left = first_places(&tables, bytes, 0);
-        let behind = rest.len() - offset;
-        let mut each = |group, at, bits| match at < behind {
-            true => visit(group, start + offset + at, bits),
-            false => ControlFlow::Continue(()),
+    // Zeros stand behind the end; windows that reach into those are told apart by whoever compares
+    // the rows.
+    while start < part.end {
+        let mut copy = [0; SPAN];
+        let rest = &haystack[start..];
+        let rest = &rest[..rest.len().min(SPAN)];
+        copy[..rest.len()].copy_from_slice(rest);
+        let wanted = match part.end - start {
+            few @ ..STEP => !(u64::MAX << few),
+            _ => u64::MAX,
         };
-        last_places(groups, &left, bytes, &mut each)?;
-        offset += VECTOR;
-    }
-    ControlFlow::Continue(())
-}
-
-/// Shows of each block which of its bytes are newlines, a bit each. The processor must have AVX2.
-pub(super) fn newlines(blocks: &[[u8; BLOCK]], note: impl FnMut(u64)) {
-    // SAFETY: `find_line_ends` comes here only if AVX2 was detected.
-    unsafe { newlines_with_avx2(blocks, note) }
-}
-
-#[target_feature(enable = "avx2")]
-fn newlines_with_avx2(blocks: &[[u8; BLOCK]], mut note: impl FnMut(u64)) {
-    let newline = _mm256_set1_epi8(b'\n'.cast_signed());
-    for block in blocks {
-        let equal = |at| {
-            let equal = _mm256_cmpeq_epi8(load(&block[at..]), newline);
-            u64::from(_mm256_movemask_epi8(equal).cast_unsigned())
-        };
-        note(equal(0) | equal(VECTOR) << VECTOR);
+        answers.push(start, positions(&tables, first, &copy) & wanted);
+        start += STEP;
     }
 }
 
-/// Looks up the first places of the window for the vector at `at`.
+/// Says at which positions of a block the places answer for any bucket, a bit each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn first_places<const G: usize>(
-    tables: &[[Tables; FIRST]; G],
-    bytes: &[u8; VECTOR + SPAN],
+fn positions<const G: usize, const P: usize>(
+    tables: &[[Tables; P]; G],
+    first: &[usize; P],
+    bytes: &[u8; SPAN],
+) -> u64 {
+    let low = look_up(tables, first, bytes, 0);
+    let high = look_up(tables, first, bytes, VECTOR);
+    u64::from(low) | u64::from(high) << VECTOR
+}
+
+/// Says at which positions of the vector at `at` the places answer for any bucket, a bit each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up<const G: usize, const P: usize>(
+    tables: &[[Tables; P]; G],
+    first: &[usize; P],
+    bytes: &[u8; SPAN],
     at: usize,
-) -> [__m256i; G] {
+) -> u32 {
     let mut left = [_mm256_set1_epi8(-1); G];
-    for place in 0..FIRST {
-        let halves = Halves::of(&bytes[at + place..]);
+    for place in 0..P {
+        // All places are below 12; so said, no bound is checked here.
+        let halves = Halves::of(&bytes[at + (first[place] & (BEHIND - 1))..]);
         for group in 0..G {
             let found = tables[group][place].look_up(&halves);
             left[group] = _mm256_and_si256(left[group], found);
         }
     }
-    left
-}
-
-/// Looks up the other places for what the first ones left, and shows what is left then.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn last_places<const G: usize, B>(
-    groups: &[Group; G],
-    left: &[__m256i; G],
-    bytes: &[u8],
-    visit: &mut impl FnMut(usize, usize, u8) -> ControlFlow<B>,
-) -> ControlFlow<B> {
-    let mut found = [[0_u8; VECTOR]; G];
-    let mut positions = 0_u32;
-    'groups: for group in 0..G {
-        let mut left = left[group];
-        if _mm256_testz_si256(left, left) != 0 {
-            continue;
-        }
-        for stage in (FIRST..WINDOW).step_by(FIRST) {
-            for place in stage..stage + FIRST {
-                let halves = Halves::of(&bytes[place..]);
-                let found = Tables::of(groups[group].tables[place]).look_up(&halves);
-                left = _mm256_and_si256(left, found);
-            }
-            if _mm256_testz_si256(left, left) != 0 {
-                continue 'groups;
-            }
-        }
-        positions |= any_bits(left);
-        store(left, &mut found[group]);
-    }
-    while positions != 0 {
-        let at = positions.trailing_zeros() as usize;
-        for (group, found) in found.iter().enumerate() {
-            if found[at] != 0 {
-                visit(group, at, found[at])?;
-            }
-        }
-        positions &= positions - 1;
-    }
-    ControlFlow::Continue(())
+    let any = left.into_iter().fold(_mm256_setzero_si256(), |any, left| {
+        _mm256_or_si256(any, left)
+    });
+    let none = _mm256_cmpeq_epi8(any, _mm256_setzero_si256());
+    !_mm256_movemask_epi8(none).cast_unsigned()
 }
 
 /// The low and the high halves of 32 bytes.
@@ -227,19 +212,22 @@ fn load(bytes: &[u8]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(vector: __m256i, bytes: &mut [u8; VECTOR]) {
-    // SAFETY: 32 bytes are written of 32, and the store needs no alignment.
-    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
+/// Shows of each block which of its bytes are newlines, a bit each. The processor must have AVX2.
+pub(super) fn newlines(blocks: &[[u8; BLOCK]], note: impl FnMut(u64)) {
+    // SAFETY: `find_line_ends` comes here only if AVX2 was detected.
+    unsafe { newlines_with_avx2(blocks, note) }
 }
 
-/// Which of the bytes are not zero, a bit each.
-#[inline]
 #[target_feature(enable = "avx2")]
-fn any_bits(vector: __m256i) -> u32 {
-    let zero = _mm256_cmpeq_epi8(vector, _mm256_setzero_si256());
-    !_mm256_movemask_epi8(zero).cast_unsigned()
+fn newlines_with_avx2(blocks: &[[u8; BLOCK]], mut note: impl FnMut(u64)) {
+    let newline = _mm256_set1_epi8(b'\n'.cast_signed());
+    for block in blocks {
+        let equal = |at| {
+            let equal = _mm256_cmpeq_epi8(load(&block[at..]), newline);
+            u64::from(_mm256_movemask_epi8(equal).cast_unsigned())
+        };
+        note(equal(0) | equal(VECTOR) << VECTOR);
+    }
 }
 
 /// The 16 bytes in both halves of a vector.

@@ -34,6 +34,23 @@ impl ByteSet {
         self
     }
 
+    /// The set that tables by half a byte make of this one: all bytes whose low half is that of one
+    /// byte in it, and their high half that of one.
+    pub(crate) fn by_halves(&self) -> Self {
+        let (mut low, mut high) = (0_u16, 0_u16);
+        for byte in self.bytes() {
+            low |= 1 << (byte & 15);
+            high |= 1 << (byte >> 4);
+        }
+        let mut set = Self::default();
+        for byte in 0..=u8::MAX {
+            if low >> (byte & 15) & high >> (byte >> 4) & 1 != 0 {
+                set.insert(byte);
+            }
+        }
+        set
+    }
+
     pub(crate) fn single(byte: u8) -> Self {
         let mut set = Self::default();
         set.insert(byte);

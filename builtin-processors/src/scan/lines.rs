@@ -18,7 +18,7 @@ pub fn find_line_ends(bytes: &[u8], base: usize, ends: &mut Vec<u32>) {
         at += BLOCK;
     };
     #[cfg(target_arch = "x86_64")]
-    match super::has_avx2() {
+    match super::has_vectors() {
         true => super::avx2::newlines(blocks, note),
         false => newlines(blocks, note),
     }
@@ -68,7 +68,7 @@ mod tests {
             bytes[17] = b'\n';
             let (mut single, mut vectors) = (Vec::new(), Vec::new());
             newlines(&[bytes], |found| single.push(found));
-            if super::super::has_avx2() {
+            if super::super::has_vectors() {
                 super::super::avx2::newlines(&[bytes], |found| vectors.push(found));
                 prop_assert_eq!(single, vectors);
             }

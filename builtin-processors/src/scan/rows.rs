@@ -49,7 +49,7 @@ const PRICE_OF_A_ROW: f64 = 2e-4;
 const MAX_RATE: f64 = 0.012;
 
 /// Ordinary log lines, without anything private, to tell how often a row occurs by chance.
-const SAMPLE: &[u8] = include_bytes!("sample.txt");
+pub(super) const SAMPLE: &[u8] = include_bytes!("sample.txt");
 
 /// The rows of a pattern.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +134,7 @@ pub(super) fn rate_in_sample(row: &[ByteSet]) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
-fn share(part: usize, whole: usize) -> f64 {
+pub(super) fn share(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
