@@ -180,7 +180,7 @@ enum Scan {
     /// For stretches of fixed length one of which every match contains.
     Rows {
         rows: Rows,
-        gate: Gate,
+        gate: Box<Gate>,
         /// How many bytes before a hit of the gate a match may begin, if there is a bound.
         reach_back: Option<usize>,
     },
@@ -267,7 +267,7 @@ impl Pattern {
         });
         let scan = match rows {
             Some(rows) if rows.are_telling() => Scan::Rows {
-                gate: Gate::new([(0, &rows)]),
+                gate: Box::new(Gate::new([(0, &rows)])),
                 reach_back: Gate::reach_back(&rows),
                 rows,
             },
