@@ -96,6 +96,8 @@ struct First {
     count: usize,
     /// Which share of the positions of the sample they leave.
     rate: f64,
+    /// Whether no bucket has a byte beyond ASCII at any of `places`.
+    is_ascii: bool,
 }
 
 /// A place where a row lies.
@@ -243,28 +245,15 @@ impl Gate {
         part: Range<usize>,
         mut visit: impl FnMut(usize) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let (groups, first) = (self.groups.as_slice(), &self.first.places);
         let mut answers = avx2::Answers::new();
         // Whoever stops at the first hit has little scanned in vain.
         let mut blocks = FEWEST_BLOCKS;
         let mut at = part.start;
         while at < part.end {
             let end = part.end.min(at.saturating_add(blocks * avx2::STEP));
-            let (rest, out) = (at..end, &mut answers);
-            match (groups.len(), self.first.count) {
-                (0, _) => return ControlFlow::Continue(()),
-                (1, 0..=2) => avx2::scan::<1, 2>(groups, first, haystack, rest, out),
-                (1, 3) => avx2::scan::<1, 3>(groups, first, haystack, rest, out),
-                (1, 4) => avx2::scan::<1, 4>(groups, first, haystack, rest, out),
-                (1, 5) => avx2::scan::<1, 5>(groups, first, haystack, rest, out),
-                (1, 6) => avx2::scan::<1, 6>(groups, first, haystack, rest, out),
-                (1, _) => avx2::scan::<1, 8>(groups, first, haystack, rest, out),
-                (2, 0..=4) => avx2::scan::<2, 4>(groups, first, haystack, rest, out),
-                (2, 5..=6) => avx2::scan::<2, 6>(groups, first, haystack, rest, out),
-                (2, _) => avx2::scan::<2, 8>(groups, first, haystack, rest, out),
-                (_, 0..=4) => avx2::scan::<4, 4>(groups, first, haystack, rest, out),
-                (_, 5..=6) => avx2::scan::<4, 6>(groups, first, haystack, rest, out),
-                _ => avx2::scan::<4, 8>(groups, first, haystack, rest, out),
+            match self.first.is_ascii {
+                true => self.look_up::<true>(haystack, at..end, &mut answers),
+                false => self.look_up::<false>(haystack, at..end, &mut answers),
             }
             for &(start, mut positions) in answers.blocks() {
                 while positions != 0 {
@@ -322,6 +311,27 @@ impl Gate {
         match self.scan(haystack, at, ControlFlow::Break) {
             ControlFlow::Break(hit) => Some(hit.at),
             ControlFlow::Continue(()) => None,
+        }
+    }
+
+    /// Finds the positions that the first places answer to.
+    #[cfg(target_arch = "x86_64")]
+    fn look_up<const A: bool>(&self, haystack: &[u8], part: Range<usize>, out: &mut avx2::Answers) {
+        let (groups, first) = (self.groups.as_slice(), &self.first.places);
+        match (groups.len(), self.first.count) {
+            (0, _) => out.clear(),
+            (1, 0..=2) => avx2::scan::<1, 2, A>(groups, first, haystack, part, out),
+            (1, 3) => avx2::scan::<1, 3, A>(groups, first, haystack, part, out),
+            (1, 4) => avx2::scan::<1, 4, A>(groups, first, haystack, part, out),
+            (1, 5) => avx2::scan::<1, 5, A>(groups, first, haystack, part, out),
+            (1, 6) => avx2::scan::<1, 6, A>(groups, first, haystack, part, out),
+            (1, _) => avx2::scan::<1, 8, A>(groups, first, haystack, part, out),
+            (2, 0..=4) => avx2::scan::<2, 4, A>(groups, first, haystack, part, out),
+            (2, 5..=6) => avx2::scan::<2, 6, A>(groups, first, haystack, part, out),
+            (2, _) => avx2::scan::<2, 8, A>(groups, first, haystack, part, out),
+            (_, 0..=4) => avx2::scan::<4, 4, A>(groups, first, haystack, part, out),
+            (_, 5..=6) => avx2::scan::<4, 6, A>(groups, first, haystack, part, out),
+            _ => avx2::scan::<4, 8, A>(groups, first, haystack, part, out),
         }
     }
 
@@ -399,6 +409,7 @@ impl First {
             places: [0; FIRST],
             count: FEWEST_FIRST,
             rate: 0.0,
+            is_ascii: false,
         };
         let sample = rows::SAMPLE;
         let positions = sample.len().saturating_sub(WINDOW);
@@ -441,6 +452,20 @@ impl First {
                 best_so_far = so_far;
             }
         }
+        best_so_far.places = first.places;
+        // There is code for these counts.
+        best_so_far.count = match (groups.len(), best_so_far.count) {
+            (0 | 1, count @ ..=6) => count,
+            (_, ..=4) => 4,
+            (_, ..=6) => 6,
+            _ => FIRST,
+        };
+        let is_ascii = |place: &usize| {
+            groups
+                .iter()
+                .all(|group| group.tables[*place].of_high_half[8..] == [0; 8])
+        };
+        best_so_far.is_ascii = best_so_far.places[..best_so_far.count].iter().all(is_ascii);
         best_so_far
     }
 

@@ -52,6 +52,10 @@ impl Answers {
         }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+
     /// The blocks in which there are answers, in order.
     pub(super) fn blocks(&self) -> &[(usize, u64)] {
         &self.blocks[..self.count]
@@ -67,11 +71,12 @@ impl Answers {
 }
 
 /// Finds the positions in `part` where a window may lie. The processor must have AVX2; `G` must be
-/// the number of groups. The first `P` of `first` are the places that are looked up.
+/// the number of groups. The first `P` of `first` are the places that are looked up. `A` says that no bucket
+/// has a byte beyond ASCII there.
 ///
 /// # Panics
 /// If `part` has more than [`MOST_BLOCKS`] blocks.
-pub(super) fn scan<const G: usize, const P: usize>(
+pub(super) fn scan<const G: usize, const P: usize, const A: bool>(
     groups: &[Group],
     first: &[usize; FIRST],
     haystack: &[u8],
@@ -82,11 +87,11 @@ pub(super) fn scan<const G: usize, const P: usize>(
     let groups: &[Group; G] = groups.try_into().expect("`G` is the number of groups");
     let first: &[usize; P] = first.first_chunk().expect("`P` is at most `FIRST`");
     // SAFETY: `Gate::answers` is called only if AVX2 was detected.
-    unsafe { scan_with_avx2(groups, first, haystack, part, answers) }
+    unsafe { scan_with_avx2::<G, P, A>(groups, first, haystack, part, answers) }
 }
 
 #[target_feature(enable = "avx2")]
-fn scan_with_avx2<const G: usize, const P: usize>(
+fn scan_with_avx2<const G: usize, const P: usize, const A: bool>(
     groups: &[Group; G],
     first: &[usize; P],
     haystack: &[u8],
@@ -96,12 +101,12 @@ fn scan_with_avx2<const G: usize, const P: usize>(
     let tables: [[Tables; P]; G] = std::array::from_fn(|group| {
         std::array::from_fn(|place| Tables::of(groups[group].tables[first[place]]))
     });
-    answers.count = 0;
+    answers.clear();
     let mut start = part.start;
     while start + STEP <= part.end
         && let Some(bytes) = haystack[start..].first_chunk()
     {
-        answers.push(start, positions(&tables, first, bytes));
+        answers.push(start, positions::<G, P, A>(&tables, first, bytes));
         start += STEP;
     }
     // Zeros stand behind the end; windows that reach into those are told apart by whoever compares
@@ -115,7 +120,7 @@ fn scan_with_avx2<const G: usize, const P: usize>(
             few @ ..STEP => !(u64::MAX << few),
             _ => u64::MAX,
         };
-        answers.push(start, positions(&tables, first, &copy) & wanted);
+        answers.push(start, positions::<G, P, A>(&tables, first, &copy) & wanted);
         start += STEP;
     }
 }
@@ -123,20 +128,20 @@ fn scan_with_avx2<const G: usize, const P: usize>(
 /// Says at which positions of a block the places answer for any bucket, a bit each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn positions<const G: usize, const P: usize>(
+fn positions<const G: usize, const P: usize, const A: bool>(
     tables: &[[Tables; P]; G],
     first: &[usize; P],
     bytes: &[u8; SPAN],
 ) -> u64 {
-    let low = look_up(tables, first, bytes, 0);
-    let high = look_up(tables, first, bytes, VECTOR);
+    let low = look_up::<G, P, A>(tables, first, bytes, 0);
+    let high = look_up::<G, P, A>(tables, first, bytes, VECTOR);
     u64::from(low) | u64::from(high) << VECTOR
 }
 
 /// Says at which positions of the vector at `at` the places answer for any bucket, a bit each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn look_up<const G: usize, const P: usize>(
+fn look_up<const G: usize, const P: usize, const A: bool>(
     tables: &[[Tables; P]; G],
     first: &[usize; P],
     bytes: &[u8; SPAN],
@@ -145,7 +150,7 @@ fn look_up<const G: usize, const P: usize>(
     let mut left = [_mm256_set1_epi8(-1); G];
     for place in 0..P {
         // All places are below 12; so said, no bound is checked here.
-        let halves = Halves::of(&bytes[at + (first[place] & (BEHIND - 1))..]);
+        let halves = Halves::of::<A>(&bytes[at + (first[place] & (BEHIND - 1))..]);
         for group in 0..G {
             let found = tables[group][place].look_up(&halves);
             left[group] = _mm256_and_si256(left[group], found);
@@ -158,7 +163,8 @@ fn look_up<const G: usize, const P: usize>(
     !_mm256_movemask_epi8(none).cast_unsigned()
 }
 
-/// The low and the high halves of 32 bytes.
+/// The low and the high halves of 32 bytes. With `A`, the low halves are not cut out: a byte beyond
+/// ASCII is looked up as zero then, and the others by their low half all the same.
 struct Halves {
     low: __m256i,
     high: __m256i,
@@ -167,11 +173,14 @@ struct Halves {
 impl Halves {
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn of(bytes: &[u8]) -> Self {
+    fn of<const A: bool>(bytes: &[u8]) -> Self {
         let half = _mm256_set1_epi8(15);
         let bytes = load(bytes);
         Self {
-            low: _mm256_and_si256(bytes, half),
+            low: match A {
+                true => bytes,
+                false => _mm256_and_si256(bytes, half),
+            },
             high: _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half),
         }
     }

@@ -37,18 +37,15 @@ impl ByteSet {
     /// The set that tables by half a byte make of this one: all bytes whose low half is that of one
     /// byte in it, and their high half that of one.
     pub(crate) fn by_halves(&self) -> Self {
-        let (mut low, mut high) = (0_u16, 0_u16);
-        for byte in self.bytes() {
-            low |= 1 << (byte & 15);
-            high |= 1 << (byte >> 4);
-        }
-        let mut set = Self::default();
-        for byte in 0..=u8::MAX {
-            if low >> (byte & 15) & high >> (byte >> 4) & 1 != 0 {
-                set.insert(byte);
-            }
-        }
-        set
+        // Each word is four stretches of 16 bytes that have the high half in common.
+        let stretches = |word: u64| [0, 16, 32, 48].map(|shift| word >> shift & 0xffff);
+        let low = self.0.iter().flat_map(|&word| stretches(word));
+        let low = low.fold(0, |all, stretch| all | stretch);
+        Self(self.0.map(|word| {
+            stretches(word).into_iter().rev().fold(0, |set, stretch| {
+                set << 16 | if stretch == 0 { 0 } else { low }
+            })
+        }))
     }
 
     pub(crate) fn single(byte: u8) -> Self {
@@ -102,5 +99,23 @@ impl ByteSet {
             }
         };
         self.bytes().map(share).sum::<f64>().clamp(1e-6, 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_make_all_bytes_that_have_both() {
+        let mut set = ByteSet::default();
+        b"-/19@\xff".iter().for_each(|&byte| set.insert(byte));
+        let has = |is_half: fn(u8, u8) -> bool, byte| set.bytes().any(|own| is_half(own, byte));
+        let expected: Vec<u8> = (0..=u8::MAX)
+            .filter(|&byte| {
+                has(|a, b| a & 15 == b & 15, byte) && has(|a, b| a >> 4 == b >> 4, byte)
+            })
+            .collect();
+        assert_eq!(set.by_halves().bytes().collect::<Vec<_>>(), expected);
     }
 }
