@@ -1,5 +1,6 @@
 //! Measures the rules alone, against what one would write without them. `cargo bench -p
-//! streamgate-processors`; with a word behind it (`-- five`), only the rows that have it in their name.
+//! streamgate-processors`; with a word behind it (`-- five`), only the rows that have it in their name;
+//! with `-- --blocks DIR`, the lines of the five go to files there, for `hyperscan/run`.
 //!
 //! One core, batches of 256 KiB of 200-byte lines, 16 different ones in turn; filling them is not timed.
 //! Every contender's output is compared with the others' before any time counts. Times are the best of
@@ -45,6 +46,17 @@ const PII: [(&str, &str, &str); 5] = [
 ];
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if let Some(folder) = arguments
+        .position(|argument| argument == "--blocks")
+        .and_then(|at| std::env::args().nth(at + 2))
+    {
+        for percent in [0, 5, 20] {
+            let path = std::path::Path::new(&folder).join(format!("five-{percent:02}-percent"));
+            std::fs::write(path, blocks_of_five(percent).concat()).expect("can write");
+        }
+        return;
+    }
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let mut bench = Bench {
         wanted: wanted.unwrap_or_default(),
@@ -63,7 +75,7 @@ impl Bench {
     fn five(&mut self) {
         for percent in [0, 5, 20] {
             let name = |what: &str| format!("five, {percent} % of lines, {what}");
-            let blocks = blocks(percent, |n| PII[n % PII.len()].2.to_owned());
+            let blocks = blocks_of_five(percent);
             let names = PII.map(|(name, ..)| name);
             let patterns = PII.map(|(_, pattern, _)| pattern);
             let mut detectors = redact(&json!({"detectors": names}));
@@ -266,6 +278,11 @@ impl Whole {
         self.out.extend_from_slice(&block[copied..]);
         &self.out
     }
+}
+
+/// Lines, a share of which has one of the five.
+fn blocks_of_five(percent: usize) -> Vec<Vec<u8>> {
+    blocks(percent, |n| PII[n % PII.len()].2.to_owned())
 }
 
 trait MapEach<T> {
