@@ -218,6 +218,31 @@ fn sample_by_target_keeps_what_is_below_it_and_thins_out_a_flood() {
 }
 
 #[test]
+fn filters_that_follow_one_another_keep_their_own_accounts() {
+    let gate = Setup::new().start();
+    let words = ["DEBUG", "healthz", "cache hit", "TRACE"];
+    let rules: Vec<Value> = words
+        .iter()
+        .map(|word| json!({"id": word.replace(' ', "-"), "type": "filter", "params": {"value": word}}))
+        .collect();
+    gate.run(&json!(rules), &[]);
+    gate.send(b"TRACE healthz\nkept one\nDEBUG cache hit\ncache hit\nhealthz\nTRACE\nkept two\n");
+    let stats = gate.settled(7);
+    gate.stdout.wait_for(b"kept one\nkept two\n");
+    // Whoever comes first takes an event; whoever comes later never sees it.
+    for (at, (seen, dropped)) in [(7, 1), (6, 2), (4, 1), (3, 1)].into_iter().enumerate() {
+        let rule = &stats["rules"][at];
+        assert_eq!(
+            (&rule["seen"], &rule["dropped"]),
+            (&json!(seen), &json!(dropped)),
+            "{rule}"
+        );
+    }
+    assert_eq!(stats["filtered"], 5);
+    gate.stop();
+}
+
+#[test]
 fn rule_samples_of_the_reference_are_accepted() {
     let reference = concat!(
         include_str!("../docs/rules.md"),

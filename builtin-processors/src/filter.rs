@@ -7,6 +7,11 @@
 //! | `pattern` | a regular expression (the syntax of the `regex` crate) | |
 //! | `ignore_case` | whether upper and lower case are alike | `false` |
 //! | `mode` | `drop` what matches, or `keep` only what matches | `drop` |
+//!
+//! Filters that drop by keyword and follow one another are [`fuse`](Filter::fuse)d: one pass finds the
+//! events that any of them is about, and only there they are asked one after the other.
+
+use std::sync::Arc;
 
 use serde::Deserialize;
 use streamgate_guest::{Batch, Processor, Rest, Tally, Verdict};
@@ -21,6 +26,29 @@ use crate::{
 pub struct Filter {
     matcher: Matcher,
     mode: Mode,
+    /// Its keywords, if they are few enough to be looked for together with those of others.
+    keywords: Option<Arc<Keywords>>,
+}
+
+#[derive(Debug)]
+struct Keywords {
+    words: Vec<String>,
+    ignore_case: bool,
+}
+
+/// Most keywords that a filter may have and still be fused: those of more are found as quickly alone.
+const MOST_FUSED_KEYWORDS: usize = 1_000;
+
+/// Fewest filters that are fused: a single keyword is looked for at the speed of memory, and two of
+/// them are too.
+const FEWEST_FUSED: usize = 3;
+
+/// Filters that run as one.
+#[derive(Debug, Clone)]
+pub struct FusedFilters {
+    filters: Vec<Filter>,
+    /// Finds the events that one of them matches, and maybe others.
+    scout: Matcher,
 }
 
 #[derive(Deserialize)]
@@ -52,9 +80,18 @@ impl Filter {
             ignore_case,
             mode,
         } = params;
+        let mut kept = None;
+        let mut of_keywords = |keywords: Vec<(String, String)>| {
+            let matcher = Matcher::keywords(&keywords, ignore_case);
+            if keywords.len() <= MOST_FUSED_KEYWORDS {
+                let words = keywords.into_iter().map(|(_, word)| word).collect();
+                kept = Some(Arc::new(Keywords { words, ignore_case }));
+            }
+            matcher
+        };
         let matcher = match (value, values, pattern) {
             (Some(Text(value)), None, None) => {
-                Matcher::keywords(&[("/params/value".to_owned(), value)], ignore_case)?
+                of_keywords(vec![("/params/value".to_owned(), value)])?
             }
             (None, Some(values), None) => {
                 let keywords: Vec<(String, String)> = values
@@ -62,7 +99,7 @@ impl Filter {
                     .enumerate()
                     .map(|(at, Text(value))| (format!("/params/values/{at}"), value))
                     .collect();
-                Matcher::keywords(&keywords, ignore_case)?
+                of_keywords(keywords)?
             }
             (None, None, Some(pattern)) => {
                 let pattern = Pattern::build(&pattern, ignore_case, "/params/pattern")?;
@@ -83,13 +120,79 @@ impl Filter {
                 ));
             }
         };
-        Ok(Self { matcher, mode })
+        Ok(Self {
+            matcher,
+            mode,
+            keywords: kept,
+        })
+    }
+
+    /// Whether it can be fused with its neighbours.
+    pub fn is_fusible(&self) -> bool {
+        self.mode == Mode::Drop && self.keywords.is_some()
+    }
+
+    /// Makes one processor of filters that follow one another; `None` if that saves nothing.
+    pub fn fuse<'a>(filters: impl IntoIterator<Item = &'a Self>) -> Option<FusedFilters> {
+        let filters: Vec<Self> = filters.into_iter().cloned().collect();
+        if filters.len() < FEWEST_FUSED || !filters.iter().all(Self::is_fusible) {
+            return None;
+        }
+        let all = || {
+            filters
+                .iter()
+                .filter_map(|filter| filter.keywords.as_deref())
+        };
+        // What is found without regard to case is found with it; only ASCII folds as keywords do.
+        let ignore_case = all().any(|keywords| keywords.ignore_case);
+        let mut words: Vec<(String, String)> = all()
+            .flat_map(|keywords| &keywords.words)
+            .map(|word| (String::new(), word.clone()))
+            .collect();
+        if ignore_case && !words.iter().all(|(_, word)| word.is_ascii()) {
+            return None;
+        }
+        words.sort();
+        words.dedup();
+        let scout = Matcher::keywords(&words, ignore_case).ok()?;
+        Some(FusedFilters { filters, scout })
+    }
+
+    fn matches(&self, body: &[u8]) -> bool {
+        self.matcher.find(body, 0).is_some() && self.matcher.confirms(body)
+    }
+}
+
+impl FusedFilters {
+    /// Applies the filters in order, and adds what each of them did to its tally.
+    ///
+    /// # Panics
+    /// If there are not as many tallies as filters.
+    pub fn process_each(&mut self, batch: &mut Batch, tallies: &mut [Tally]) {
+        let Self { filters, scout } = self;
+        assert_eq!(tallies.len(), filters.len(), "each filter has a tally");
+        batch.edit(
+            Rest::Keep,
+            |slice, at| scout.find(slice, at),
+            |event, _| {
+                let first = filters
+                    .iter()
+                    .position(|filter| filter.matches(event.body()));
+                match first {
+                    Some(first) => {
+                        tallies[first].dropped += 1;
+                        Verdict::Drop
+                    }
+                    None => Verdict::Keep,
+                }
+            },
+        );
     }
 }
 
 impl Processor for Filter {
     fn process(&mut self, batch: &mut Batch) -> Tally {
-        let Self { matcher, mode } = self;
+        let Self { matcher, mode, .. } = self;
         let (rest, matched, unconfirmed) = match mode {
             Mode::Drop => (Rest::Keep, Verdict::Drop, Verdict::Keep),
             Mode::Keep => (Rest::Drop, Verdict::Keep, Verdict::Drop),
@@ -106,5 +209,58 @@ impl Processor for Filter {
             },
         );
         Tally::dropped(edited.dropped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn filter(words: &[String], ignore_case: bool) -> Filter {
+        let params = json!({"values": words, "ignore_case": ignore_case});
+        Filter::build(serde_json::from_value(params).unwrap()).unwrap()
+    }
+
+    fn left(batch: &Batch) -> String {
+        String::from_utf8(batch.slices().collect::<Vec<_>>().concat()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn fused_filters_do_what_they_do_one_after_another(
+            filters in prop::collection::vec(
+                (prop::collection::vec("[abAB]{1,5}", 1..4), any::<bool>()), 3..6),
+            lines in prop::collection::vec("[abAB x]{0,12}", 0..12),
+        ) {
+            let mut filters: Vec<Filter> =
+                filters.iter().map(|(words, ignore_case)| filter(words, *ignore_case)).collect();
+            let mut fused = Filter::fuse(&filters).expect("all drop by keyword");
+            let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let mut together = Batch::from_lines(lines.as_str());
+            let mut tallies = vec![Tally::default(); filters.len()];
+            fused.process_each(&mut together, &mut tallies);
+            let mut apart = Batch::from_lines(lines.as_str());
+            let expected: Vec<Tally> =
+                filters.iter_mut().map(|filter| filter.process(&mut apart)).collect();
+            prop_assert_eq!(left(&together), left(&apart));
+            prop_assert_eq!(tallies, expected);
+        }
+    }
+
+    #[test]
+    fn only_filters_that_drop_by_keyword_are_fused() {
+        let build = |params| Filter::build(serde_json::from_value(params).unwrap()).unwrap();
+        let word = build(json!({"value": "a"}));
+        assert!(Filter::fuse([&word, &word, &word]).is_some());
+        assert!(Filter::fuse([&word, &word]).is_none());
+        for other in [
+            json!({"value": "a", "mode": "keep"}),
+            json!({"pattern": "a+"}),
+        ] {
+            assert!(Filter::fuse([&word, &word, &build(other)]).is_none());
+        }
     }
 }

@@ -12,7 +12,7 @@ use streamgate_guest::{Batch, Processor, Tally, Verdict};
 pub use attribute_filter::AttributeFilter;
 pub use clock::Clock;
 pub use dedupe::Dedupe;
-pub use filter::Filter;
+pub use filter::{Filter, FusedFilters};
 pub use redact::Redact;
 pub use sample::Sample;
 pub use scan::find_line_ends;

@@ -172,3 +172,48 @@ pub(super) fn is_random(bytes: &[u8]) -> bool {
     };
     entropy(bytes) >= distinct_at_best
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(text: &str) -> Vec<u8> {
+        text.bytes().map(|byte| byte - b'0').collect()
+    }
+
+    #[test]
+    fn check_digits_of_the_standards() {
+        // ISO/IEC 7812-1, annex B.
+        assert!(luhn(&values("79927398713")) && !luhn(&values("79927398710")));
+        // ISO/IEC 7064: the example of 11.
+        assert!(mod_11_10(&values("07945")) && !mod_11_10(&values("07946")));
+        // 236 and its check digit 3.
+        assert!(verhoeff(&values("2363")) && !verhoeff(&values("2364")));
+        // ISO 13616-1: the digits moved to the end leave 1.
+        assert_eq!(mod_97("WEST12345698765432GB82".bytes()), 1);
+        // The check value of CRC-32.
+        assert_eq!(crc_32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (year, month, day, expected) in [
+            (2000, 2, 29, true),
+            (1900, 2, 29, false),
+            (2023, 2, 29, false),
+            (2024, 4, 31, false),
+            (2024, 13, 1, false),
+            (2024, 12, 31, true),
+            (2024, 1, 0, false),
+        ] {
+            assert_eq!(is_date(year, month, day), expected, "{year}-{month}-{day}");
+        }
+    }
+
+    #[test]
+    fn entropy_is_shannons() {
+        assert!(entropy(b"aaaa").abs() < 1e-9);
+        assert!((entropy(b"abcd") - 2.0).abs() < 1e-9);
+        assert!(is_random(b"9f8Hs2kLmQ0vX7bTz4Rw") && !is_random(b"aaaaaaaaaaaaaaaaaaab"));
+    }
+}

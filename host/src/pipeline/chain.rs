@@ -2,14 +2,14 @@
 //!
 //! A [`CompiledChain`] is immutable and shared; each worker runs a [`Chain`] of its own, made from
 //! it when the worker first sees the revision. Redact rules that follow one another run as one, in a
-//! single pass over the bytes; each keeps its own account.
+//! single pass over the bytes, and so do filters that drop by keyword; each keeps its own account.
 
 use std::{mem, ops::Range, sync::Arc};
 
 use serde::Serialize;
 use streamgate_guest::{Batch, Processor, Tally};
 use streamgate_processors::{
-    Builtin, DropAccount, OnError as ProcessorOnError, Redact, is_privacy,
+    Builtin, DropAccount, Filter, FusedFilters, OnError as ProcessorOnError, Redact, is_privacy,
 };
 use utoipa::ToSchema;
 
@@ -30,7 +30,14 @@ pub type ModuleSource<'a> = &'a dyn Fn(Digest) -> Result<Option<Vec<u8>>, StoreE
 pub struct CompiledChain {
     steps: Vec<Step>,
     /// Neighbouring steps that run as one, in order.
-    fused: Vec<(Range<usize>, Redact)>,
+    fused: Vec<(Range<usize>, Fused)>,
+}
+
+/// Rules that run as one.
+#[derive(Debug, Clone)]
+enum Fused {
+    Redact(Redact),
+    Filters(FusedFilters),
 }
 
 #[derive(Debug)]
@@ -96,6 +103,8 @@ pub struct Chain {
 #[derive(Debug)]
 struct WorkerStep {
     processor: Copied,
+    /// What its drops are booked on.
+    drop_account: DropAccount,
     on_overload: OnOverload,
     account: Arc<RuleAccount>,
     /// What the last batch came to, until it is booked.
@@ -108,7 +117,7 @@ struct WorkerStep {
 enum Copied {
     Builtin(Box<Builtin>),
     /// This step and those behind it, as many as there are tallies.
-    Fused(Box<Redact>, Vec<Tally>),
+    Fused(Box<Fused>, Vec<Tally>),
     /// A step that runs in the fused one before it.
     InFused,
     Wasm(Box<Runner>),
@@ -227,9 +236,9 @@ impl CompiledChain {
         let mut copied = |at: usize, step: &Step| {
             let fused = self.fused.iter().find(|(steps, _)| steps.contains(&at));
             match fused {
-                Some((steps, redact)) if steps.start == at => {
+                Some((steps, fused)) if steps.start == at => {
                     let tallies = vec![Tally::default(); steps.len()];
-                    Copied::Fused(Box::new(redact.clone()), tallies)
+                    Copied::Fused(Box::new(fused.clone()), tallies)
                 }
                 Some(_) => Copied::InFused,
                 None => alone(&step.processor),
@@ -242,6 +251,7 @@ impl CompiledChain {
             .map(|(at, step)| (copied(at, step), step))
             .map(|(processor, step)| WorkerStep {
                 processor,
+                drop_account: step.processor.drop_account(),
                 on_overload: step.on_overload,
                 account: Arc::clone(&step.rule.account),
                 seen: 0,
@@ -267,6 +277,13 @@ impl Compiled {
             Self::Wasm(rule) => rule.is_privacy(),
         }
     }
+
+    fn drop_account(&self) -> DropAccount {
+        match self {
+            Self::Builtin(builtin) => builtin.drop_account(),
+            Self::Wasm(_) => DropAccount::RuleDropped,
+        }
+    }
 }
 
 impl Chain {
@@ -289,7 +306,7 @@ impl Chain {
         for step in &self.steps {
             let (account, ran) = (&step.account, &step.ran);
             if step.seen > 0 {
-                ledger.rule(account, step.processor.drop_account(), step.seen, ran.tally);
+                ledger.rule(account, step.drop_account, step.seen, ran.tally);
             }
             if step.overloaded > 0 {
                 ledger.bypassed(account, step.overloaded);
@@ -320,9 +337,12 @@ fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
     match &mut first.processor {
         Copied::Builtin(builtin) => first.ran.tally = builtin.process(batch),
         Copied::Wasm(runner) => first.ran = runner.run(batch),
-        Copied::Fused(redact, tallies) => {
+        Copied::Fused(fused, tallies) => {
             tallies.fill(Tally::default());
-            redact.process_each(batch, tallies);
+            match &mut **fused {
+                Fused::Redact(redact) => redact.process_each(batch, tallies),
+                Fused::Filters(filters) => filters.process_each(batch, tallies),
+            }
             let tallies = mem::take(tallies);
             for (step, tally) in steps.iter_mut().zip(&tallies) {
                 step.ran.tally = *tally;
@@ -341,35 +361,39 @@ fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
     first.seen = events - first.ran.bypassed;
 }
 
-/// Finds the redact steps that follow one another and are bypassed alike, and makes one of each row.
-fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Redact)> {
+/// Finds steps of one kind that follow one another and are bypassed alike, and makes one of each row.
+fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Fused)> {
     fn redact(step: &Step) -> Option<&Redact> {
         match &step.processor {
             Compiled::Builtin(Builtin::Redact(redact)) => Some(redact),
             _ => None,
         }
     }
+    fn filter(step: &Step) -> Option<&Filter> {
+        match &step.processor {
+            Compiled::Builtin(Builtin::Filter(filter)) if filter.is_fusible() => Some(filter),
+            _ => None,
+        }
+    }
     let mut fused = Vec::new();
     let mut start = 0;
     for alike in steps.chunk_by(|a, b| {
-        redact(a).is_some() && redact(b).is_some() && a.on_overload == b.on_overload
+        let same_kind = redact(a).is_some() && redact(b).is_some()
+            || filter(a).is_some() && filter(b).is_some();
+        same_kind && a.on_overload == b.on_overload
     }) {
         let end = start + alike.len();
-        if alike.len() > 1 {
-            fused.push((start..end, Redact::fuse(alike.iter().filter_map(redact))));
-        }
+        let one = match alike {
+            [first, _, ..] if redact(first).is_some() => {
+                Some(Fused::Redact(Redact::fuse(alike.iter().filter_map(redact))))
+            }
+            [_, _, ..] => Filter::fuse(alike.iter().filter_map(filter)).map(Fused::Filters),
+            _ => None,
+        };
+        fused.extend(one.map(|one| (start..end, one)));
         start = end;
     }
     fused
-}
-
-impl Copied {
-    fn drop_account(&self) -> DropAccount {
-        match self {
-            Self::Builtin(builtin) => builtin.drop_account(),
-            Self::Fused(..) | Self::InFused | Self::Wasm(_) => DropAccount::RuleDropped,
-        }
-    }
 }
 
 /// Checks one rule by building it, as far as that is possible without the bytes of modules; the

@@ -109,7 +109,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         name: "de_steuer_id",
         title: "German tax identification number",
         description: "Eleven digits, not from 0: among the first ten one digit stands twice or three \
-            times, every other at most once; the last one checks by ISO/IEC 7064, MOD 11,10 (BZSt, \
+            times, not three in a row, every other at most once; the last one checks by ISO/IEC 7064, MOD 11,10 (BZSt, \
             AO §139b). Always needs a keyword.",
         pattern: r"(?-u)[1-9]\d \d{3} \d{3} \d{3}|[1-9]\d{10}",
         check: Some(is_de_steuer_id),
@@ -274,9 +274,9 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "pt_nif",
         title: "Portuguese NIF",
-        description: "Nine digits, not from 0 or 4, the last one a check digit by modulus 11 (Portaria \
+        description: "Nine digits, not from 0, of those from 4 only 45, the last one a check digit by modulus 11 (Portaria \
             386/98). Always needs a keyword.",
-        pattern: r"(?-u)[1-35-9]\d{2} \d{3} \d{3}|[1-35-9]\d{8}",
+        pattern: r"(?-u)(?:[1-35-9]\d|45)\d \d{3} \d{3}|(?:[1-35-9]\d|45)\d{7}",
         check: Some(|matched| {
             checks::digits::<9>(matched).is_some_and(|digits| {
                 let sum = checks::weighted(&digits[..8], &[9, 8, 7, 6, 5, 4, 3, 2]);
