@@ -43,6 +43,8 @@ pub const KEYWORD_DISTANCE_BEHIND: usize = 20;
 const OTHER_NUMBERS: &[&str] = &[
     "order",
     "invoice",
+    "cnpj",
+    "iban",
     "ticket",
     "case",
     "issue",

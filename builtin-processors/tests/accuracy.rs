@@ -9,10 +9,16 @@ mod score;
 #[path = "accuracy/values.rs"]
 mod values;
 
+/// Seeds that are judged together: a few cases are luck.
+const SEEDS: [u64; 6] = [20_261_123, 6, 18, 33, 45, 60];
+
 #[test]
 fn every_detector_is_right_in_99_of_100_cases() {
-    let cases = corpus::draw(20_261_123);
-    assert!(cases.len() >= 20_000, "{}", cases.len());
+    let mut cases = Vec::new();
+    for seed in SEEDS {
+        cases.extend(corpus::draw(seed));
+    }
+    assert!(cases.len() >= 20_000 * SEEDS.len(), "{}", cases.len());
     let scores = score::judge(&cases);
     let poor: Vec<String> = scores
         .iter()

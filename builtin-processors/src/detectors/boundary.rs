@@ -20,6 +20,8 @@ pub enum Boundary {
     Token,
     /// As `Number`, and no `-` or `.` that joins a letter behind: `1.2.3.4-beta`, `1.2.3.4.in-addr`.
     Address,
+    /// As `Number`, and not in the middle of an IBAN in groups of four.
+    Grouped,
     /// As `Word`, and no `:` or `-` that joins one to four hexadecimal digits: a piece of a fingerprint.
     Colons,
 }
@@ -49,6 +51,7 @@ impl Boundary {
                     && !joins_hex(left)
                     && !joins_hex(right)
             }
+            Self::Grouped => !joins_number(left) && !joins_number(right) && !continues_iban(before),
             Self::Token => !begins_token(left) && !begins_token(right),
             Self::Address => {
                 !joins_number(left) && !joins_number(right.clone()) && !joins_letter(right)
@@ -107,6 +110,31 @@ fn joins_number(mut bytes: impl Iterator<Item = u8>) -> bool {
             .any(|byte| byte.is_ascii_digit()),
         _ => false,
     }
+}
+
+/// Whether what stands before ends with the beginning of an IBAN: `ES80 3295 `.
+fn continues_iban(before: &[u8]) -> bool {
+    let mut rest = before;
+    // The longest has 34 characters.
+    for _ in 0..8 {
+        let Some((group, blank)) = rest.len().checked_sub(5).map(|at| rest[at..].split_at(4))
+        else {
+            return false;
+        };
+        if blank != b" " || !group.iter().all(u8::is_ascii_alphanumeric) {
+            return false;
+        }
+        if let [a, b, c, d] = group
+            && a.is_ascii_uppercase()
+            && b.is_ascii_uppercase()
+            && c.is_ascii_digit()
+            && d.is_ascii_digit()
+        {
+            return true;
+        }
+        rest = &rest[..rest.len() - 5];
+    }
+    false
 }
 
 /// Whether a row of hexadecimal pieces goes on here. Reads away from the match.

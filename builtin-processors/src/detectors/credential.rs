@@ -24,7 +24,7 @@ const BASE: Detector = Detector {
 /// What stands between a key and its value, with the quotes of both.
 macro_rules! sign {
     () => {
-        r#"(?:\\?["'])?[ ]{0,2}(?:=>|[:=])[ ]{0,2}(?:\\?["'])?"#
+        r#"(?:\\?["'])?[ \t]{0,4}(?:=>|[:=])[ \t]{0,4}(?:\\?["'])?"#
     };
 }
 use sign;

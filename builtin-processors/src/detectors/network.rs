@@ -75,7 +75,7 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "ipv6",
         title: "IPv6 address",
-        description: "What RFC 4291, section 2.2, writes as an address, with a digit in it; not the \
+        description: "What RFC 4291, section 2.2, writes as an address; not the \
             unspecified and not the loopback address, and not a piece of a longer row of pieces with \
             colons between them.",
         pattern: r"(?-u)(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4})|[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6}::",
@@ -93,7 +93,8 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "MAC address",
         description: "Six pairs of hexadecimal digits with `:` or `-` between them, or three fours with \
             dots (IEEE 802; as Cisco writes it); not all zeros or all ones, and not a piece of a \
-            longer row, as fingerprints are.",
+            longer row, as fingerprints are. \
+            Digits alone, which times and dates are too, need a keyword.",
         pattern: r"(?-u)[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}",
         check: Some(|matched| {
             let all = |is: &[u8]| {
@@ -103,6 +104,17 @@ pub(super) const DETECTORS: &[Detector] = &[
             !all(b"0") && !all(b"fF")
         }),
         boundary: Boundary::Colons,
+        keywords: &[
+            "mac",
+            "mac address",
+            "ether",
+            "hwaddr",
+            "bssid",
+            "lladdr",
+            "hardware",
+            "device",
+        ],
+        tells_alone: Some(|matched| matched.iter().any(u8::is_ascii_alphabetic)),
         kept: b":-.",
         examples: &["00:1A:2B:3C:4D:5E", "00-1a-2b-3c-4d-5e", "001a.2b3c.4d5e"],
         ..BASE
@@ -137,12 +149,16 @@ fn is_ipv6(matched: &[u8]) -> bool {
     let parsed = std::str::from_utf8(matched)
         .ok()
         .and_then(|text| text.parse::<Ipv6Addr>().ok());
+    let pieces = || matched.split(|&byte| byte == b':');
     parsed.is_some_and(|address| {
         !address.is_unspecified()
             && !address.is_loopback()
-            && matched.iter().any(u8::is_ascii_digit)
-            // `a::1` is also what a path in a programming language looks like.
-            && matched.len() >= 6
+            // `f64::add` is a path in a program, and eight pairs are the name of a disk.
+            && (pieces().count() > 3
+                || matched.get(..4).is_some_and(|first| {
+                    first.iter().all(u8::is_ascii_hexdigit) && first.iter().any(u8::is_ascii_digit)
+                }))
+            && !(pieces().count() == 8 && pieces().all(|piece| (1..=2).contains(&piece.len())))
     })
 }
 

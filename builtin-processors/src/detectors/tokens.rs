@@ -70,6 +70,9 @@ const PLACEHOLDERS: &[&str] = &[
     "mismatch",
     "does",
     "cannot",
+    "please",
+    "too",
+    "enter",
 ];
 
 /// Whether a value stands for a secret that is not there: a word, a variable, a row of stars.
@@ -82,13 +85,22 @@ pub(super) fn is_placeholder(value: &[u8]) -> bool {
     let is_word = |word: &&str| value.eq_ignore_ascii_case(word.as_bytes());
     let alike = value.windows(2).all(|pair| pair[0] == pair[1]);
     // What was masked before, with some of it kept, stays as it is.
-    3 * stars >= stars + others
-        || alike
-        || value.starts_with(b"$")
-        || value.starts_with(b"%")
-        || value.starts_with(b"{")
-        || value.starts_with(b"@")
-        || PLACEHOLDERS.iter().any(is_word)
+    3 * stars >= stars + others || alike || is_variable(value) || PLACEHOLDERS.iter().any(is_word)
+}
+
+/// Whether a value is the name of one: `${PW}`, `$(pass)`, `$DB_PASSWORD`, `%PW%`, `%s`, `{{ pw }}`.
+fn is_variable(value: &[u8]) -> bool {
+    let is_name = |name: &[u8]| {
+        !name.is_empty()
+            && name
+                .iter()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_')
+    };
+    match value {
+        [b'$', b'{' | b'(', ..] | [b'{', b'{', ..] | [b'%', b's' | b'v' | b'q' | b'('] => true,
+        [b'$', name @ ..] | [b'%', name @ .., b'%'] => is_name(name),
+        _ => false,
+    }
 }
 
 /// Whether a value is a UUID: an identifier, drawn at random as secrets are.
@@ -143,17 +155,28 @@ pub(super) fn value_from(event: &[u8], matched: usize, start: usize) -> Range<us
     start..matched
 }
 
-/// Where the value begins: behind the first `=` or `:`, blanks and an opening quote.
+/// Where the value begins: behind the first `=` or `:`, blanks, a bracket and an opening quote.
 fn value_start(matched: &[u8]) -> usize {
     let sign = matched.iter().position(|byte| b"=:".contains(byte));
     let mut start = sign.map_or(0, |at| at + 1);
-    for skipped in [&b">"[..], b" ", b" ", b"\\", b"\"'"] {
-        let skips = matched
-            .get(start)
-            .is_some_and(|byte| skipped.contains(byte));
-        start += usize::from(skips);
+    for (skipped, most) in [(&b">"[..], 1), (b" \t", 8), (b"[", 1)] {
+        let rest = matched.get(start..).unwrap_or_default().iter().take(most);
+        start += rest.take_while(|byte| skipped.contains(byte)).count();
     }
+    // A backslash belongs to an escaped quote, or else to the value.
+    let quote = matched.get(start..).unwrap_or_default();
+    start += match quote {
+        [b'\\', b'"' | b'\'', ..] => 2,
+        [b'"' | b'\'', ..] => 1,
+        _ => 0,
+    };
     start.min(matched.len().saturating_sub(1))
+}
+
+/// What of a token goes on behind what was matched of it.
+pub(super) fn rest_of_token(rest: &[u8]) -> usize {
+    let is_letter = |byte: &&u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+    rest.iter().take_while(is_letter).count()
 }
 
 /// The value that a match holds, as far as the match goes.

@@ -531,7 +531,7 @@ fn never_beside(boundary: Boundary) -> ByteSet {
     let is_never = |byte: &u8| match boundary {
         Boundary::Any => false,
         Boundary::Word | Boundary::Colons => byte.is_ascii_alphanumeric() || *byte == b'_',
-        Boundary::Number | Boundary::Address => byte.is_ascii_alphanumeric(),
+        Boundary::Number | Boundary::Address | Boundary::Grouped => byte.is_ascii_alphanumeric(),
         Boundary::Token => byte.is_ascii_alphanumeric() || b"_-".contains(byte),
     };
     let mut never = ByteSet::default();

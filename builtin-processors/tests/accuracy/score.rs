@@ -1,6 +1,6 @@
 //! Runs all detectors over all cases and counts.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use streamgate_processors::detectors::{self, Category, Finder};
 
@@ -91,20 +91,17 @@ pub(crate) fn judge(cases: &[Case]) -> Vec<Score> {
             let found = finder.find_all(case.event.as_bytes());
             let mut right = 0;
             if let Some((label, at)) = &case.label {
-                // All of the value must be hidden.
-                right = found
-                    .iter()
-                    .filter(|found| found.start <= at.start && found.end >= at.end)
-                    .count();
+                // All of the value must be hidden, and nothing else.
+                let exact = found.iter().filter(|found| *found == at).count();
+                let on_it = |found: &&Range<usize>| found.start < at.end && at.start < found.end;
                 if *label == detector.name {
-                    match right {
+                    right = exact;
+                    match exact {
                         0 => score.missed.push(number),
                         _ => score.found += 1,
                     }
                 } else if is_both(label) {
-                    right = found.len();
-                } else {
-                    right = 0;
+                    right = found.iter().filter(on_it).count();
                 }
             }
             if found.len() > right {

@@ -37,7 +37,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         name: "private_key",
         title: "private key",
         description: "The header of a private key in PEM and what belongs to it in the same event, up to \
-            its last line (RFC 7468; RFC 4716). Where each line is an event of its own, only the \
+            its last line (RFC 7468). Where each line is an event of its own, only the \
             first line is found.",
         pattern: r"(?-u)-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----",
         boundary: Boundary::Any,
@@ -89,8 +89,8 @@ pub(super) const DETECTORS: &[Detector] = &[
             6265, section 4).",
         pattern: concat!(
             r"(?i-u)cookie",
-            sign!(),
-            r#"[A-Za-z0-9_.$!%~-]{1,80}=[^\x00-\x20"'\\;,*\[\]]{1,200}"#
+            r#"(?:\\?["'])?[ \t]{0,4}[:=][ \t]{0,4}\[?(?:\\?["'])?"#,
+            r#"[A-Za-z0-9_.$!%~-]{1,80}=[^\x00-\x20"'\\;]{0,200}"#
         ),
         boundary: Boundary::Any,
         part: Part::Value(cookies),
@@ -106,11 +106,20 @@ pub(super) const DETECTORS: &[Detector] = &[
             variables such as `${PW}`, and what begins with a bracket are no values.",
         pattern: concat!(
             r"(?i-u)(?:pass(?:word|wd|phrase|code)|pwd)",
-            r#"(?:\\?["'])?[ ]{0,2}(?:=>|[:=])[ ]{0,2}(?:"#,
-            r#"\\?["'][^\x00-\x1f"'\\<(){}\[\]`|\x7f][^\x00-\x1f"'\\\x7f]{0,63}"#,
+            r#"(?:\\?["'])?[ \t]{0,4}(?:=>|[:=])[ \t]{0,4}(?:"#,
+            r#"["'](?:[^\x00-\x1f"'\\\[\x7f]|\\[^\x00-\x1f\x7f])(?:[^\x00-\x1f"'\\\x7f]|\\[^\x00-\x1f\x7f]){0,63}"#,
+            r#"|\\["'][^\x00-\x1f"'\\\[\x7f][^\x00-\x1f"'\\\x7f]{0,63}"#,
             r#"|[^\x00-\x20"'\\,;&<>(){}\[\]`|\x7f]{1,64})"#
         ),
-        check: Some(|matched| !tokens::is_placeholder(tokens::value_in(matched))),
+        check: Some(|matched| {
+            let value = tokens::value_in(matched);
+            // The working directory of shells has that name too.
+            let is_path = value.starts_with(b"/")
+                && matched
+                    .get(1)
+                    .is_some_and(|byte| byte.eq_ignore_ascii_case(&b'w'));
+            !is_path && !tokens::is_placeholder(value)
+        }),
         boundary: Boundary::Any,
         part: Part::Value(tokens::value),
         examples: &[
@@ -194,23 +203,28 @@ fn names_no_secret(key: &[u8]) -> bool {
 
 /// Behind the header of a key: up to its last line, or as far as it goes on.
 fn key_body(rest: &[u8]) -> usize {
-    let end = memchr::memmem::find(rest, b"-----END ");
-    let behind = end.and_then(|end| {
-        let label = end + b"-----END ".len();
-        let close = memchr::memmem::find(&rest[label..], b"-----")?;
-        // The label of a key is short; anything else is another matter.
-        (close <= 64).then_some(label + close + b"-----".len())
+    // The next dashes are those of the last line, or of another key.
+    let dashes = memchr::memmem::find(rest, b"-----").unwrap_or(rest.len());
+    let behind = rest[dashes..].strip_prefix(b"-----END ").and_then(|label| {
+        let close = memchr::memmem::find(&label[..label.len().min(64)], b"-----")?;
+        Some(rest.len() - label.len() + close + b"-----".len())
     });
     behind.unwrap_or_else(|| {
         let mut at = 0;
         while let Some(&byte) = rest.get(at) {
+            let backslashes = rest[at..dashes.max(at)]
+                .iter()
+                .take(8)
+                .take_while(|&&byte| byte == b'\\')
+                .count();
             at += match byte {
-                b'\\' if matches!(rest.get(at + 1), Some(b'n' | b'r')) => 2,
-                byte if byte.is_ascii_alphanumeric() || b"+/= ".contains(&byte) => 1,
+                b'\\' if matches!(rest.get(at + backslashes), Some(b'n' | b'r')) => backslashes + 1,
+                byte if byte.is_ascii_alphanumeric() || b"+/= :,-".contains(&byte) => 1,
                 _ => break,
             };
         }
-        at
+        let body = &rest[..at.min(dashes)];
+        body.len() - body.iter().rev().take_while(|&&byte| byte == b' ').count()
     })
 }
 
@@ -237,7 +251,7 @@ fn header_value(event: &[u8], matched: usize) -> Range<usize> {
 
 /// All pairs, from the first on.
 fn cookies(event: &[u8], matched: usize) -> Range<usize> {
-    let ends = |byte: u8| byte <= b' ' || byte == 0x7f || b"\"'\\;,*[]".contains(&byte);
+    let ends = |byte: u8| byte <= b' ' || byte == 0x7f || b"\"'\\;".contains(&byte);
     let start = tokens::value(event, matched).start;
     let run = |at: usize| {
         let rest = event.get(at..).unwrap_or_default();

@@ -53,9 +53,10 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Google OAuth token or client secret",
         description: "`ya29.` and 20 or more letters, or `GOCSPX-` and 28 (Google Identity, \"Using \
             OAuth 2.0\"; gitleaks).",
-        pattern: r"(?-u)ya29\.[0-9A-Za-z_-]{20,512}|GOCSPX-[0-9A-Za-z_-]{28}",
+        pattern: r"(?-u)\b(?:ya29\.[0-9A-Za-z_-]{20,512}|GOCSPX-[0-9A-Za-z_-]{28})",
         check: Some(|matched| checks::is_random(checks::behind(matched, 5))),
-        boundary: Boundary::Token,
+        boundary: Boundary::Any,
+        part: Part::Beyond(tokens::rest_of_token),
         examples: &["ya29.a0AfH6SMBx3kQ9ZpLrT7vYcW2"],
         ..BASE
     },
@@ -121,8 +122,10 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "GitLab token",
         description: "`glpat-`, `gldt-`, `glrt-`, `glptt-`, `glft-`, `glcbt-`, `glsoat-`, `glagent-` or \
             `glimt-` and 20 or more letters (GitLab Docs, \"Token overview\").",
-        pattern: r"(?-u)gl(?:pat|dt|rt|ptt|ft|cbt|soat|agent|imt)-[0-9A-Za-z_.-]{20,100}",
+        pattern: r"(?-u)\bgl(?:pat|dt|rt|ptt|ft|cbt|soat|agent|imt)-[0-9A-Za-z_.-]{20,100}",
         check: Some(checks::is_random),
+        boundary: Boundary::Any,
+        part: Part::Beyond(tokens::rest_of_token),
         examples: &["glpat-xY3kL9mNpQ2rStUvWz7A"],
         ..BASE
     },
@@ -131,8 +134,10 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Slack token",
         description: "`xoxb-`, `xoxp-`, `xoxa-`, `xoxe-`, `xoxs-`, `xoxo-` or `xoxr-` and numbers and \
             letters, or `xapp-` (Slack API, \"Token types\").",
-        pattern: r"(?-u)xox[abeoprs]-[0-9A-Za-z-]{10,250}|xapp-\d-[A-Z0-9]{8,16}-\d{8,16}-[0-9a-f]{32,80}",
+        pattern: r"(?-u)\b(?:xox[abeoprs]-[0-9A-Za-z-]{10,250}|xapp-\d-[A-Z0-9]{8,16}-\d{8,16}-[0-9a-f]{32,80})",
         check: Some(|matched| matched.iter().filter(|byte| byte.is_ascii_digit()).count() >= 4),
+        boundary: Boundary::Any,
+        part: Part::Beyond(tokens::rest_of_token),
         examples: &["xoxb-263594206564-2343594206574-FGqddMF8t08v8N7Oq4i57vs1"],
         ..BASE
     },
@@ -218,8 +223,9 @@ pub(super) const DETECTORS: &[Detector] = &[
         name: "pypi_token",
         title: "PyPI API token",
         description: "`pypi-` and a macaroon of pypi.org or test.pypi.org (PyPI, \"API tokens\"; gitleaks).",
-        pattern: r"(?-u)pypi-AgE(?:IcHlwaS5vcmc|NdGVzdC5weXBpLm9yZw)[0-9A-Za-z_-]{50,512}",
-        boundary: Boundary::Token,
+        pattern: r"(?-u)\bpypi-AgE(?:IcHlwaS5vcmc|NdGVzdC5weXBpLm9yZw)[0-9A-Za-z_-]{50,512}",
+        boundary: Boundary::Any,
+        part: Part::Beyond(tokens::rest_of_token),
         examples: &[
             "pypi-AgEIcHlwaS5vcmcCJDkwNzYwNzU1LWMwOTUtNGNkOC1iYjQzLTU3OWNhZjI1NDQ1MwACKlszLCJjZj",
         ],
@@ -313,8 +319,10 @@ pub(super) const DETECTORS: &[Detector] = &[
         name: "vault_token",
         title: "HashiCorp Vault token",
         description: "`hvs.`, `hvb.` or `hvr.` and 24 or more letters (HashiCorp Vault, \"Tokens\").",
-        pattern: r"(?-u)hv[sbr]\.[0-9A-Za-z_-]{24,300}",
+        pattern: r"(?-u)\bhv[sbr]\.[0-9A-Za-z_-]{24,300}",
         check: Some(|matched| checks::is_random(checks::behind(matched, 4))),
+        boundary: Boundary::Any,
+        part: Part::Beyond(tokens::rest_of_token),
         examples: &["hvs.CAESIJ3kL9mNpQ2rStUvWz7AxY"],
         ..BASE
     },

@@ -267,7 +267,7 @@ pub(super) const DETECTORS: &[Detector] = &[
                 checks::is_short_date(two(2), two(0), two(4))
             })
         }),
-        keywords: &["cpr", "cprnr", "cpr nr", "cpr nummer", "personnummer"],
+        keywords: &["cpr", "cprnr", "cpr nr", "cpr nummer"],
         examples: &["CPR: 211062-5629", "cpr_nummer=2110625629"],
         ..BASE
     },
