@@ -293,6 +293,25 @@ pub fn by_name(name: &str) -> Result<&'static Detector, Nearest> {
 }
 
 impl Detector {
+    /// What the detectors of a category begin with.
+    const fn of(category: Category, boundary: Boundary) -> Self {
+        Self {
+            name: "",
+            title: "",
+            category,
+            description: "",
+            pattern: "",
+            check: None,
+            boundary,
+            keywords: &[],
+            tells_alone: None,
+            other_keys: &[],
+            part: Part::Whole,
+            kept: b"",
+            examples: &[],
+        }
+    }
+
     /// Decides on one candidate: `pattern` matched `event[start..end]`.
     ///
     /// A range outside the event is no match.

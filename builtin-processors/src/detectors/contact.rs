@@ -1,22 +1,8 @@
 //! How to reach a person: addresses of mail, numbers of telephones.
 
-use super::{Boundary, Category, Detector, Part, checks::digits};
+use super::{Boundary, Category, Detector, checks::digits};
 
-const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Contact,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Word,
-    keywords: &[],
-    tells_alone: None,
-    other_keys: &[],
-    part: Part::Whole,
-    kept: b"",
-    examples: &[],
-};
+const BASE: Detector = Detector::of(Category::Contact, Boundary::Word);
 
 pub(super) const DETECTORS: &[Detector] = &[
     Detector {

@@ -1,25 +1,11 @@
 //! Secrets that open something.
 
-use super::{Boundary, Category, Detector, Part};
+use super::{Boundary, Category, Detector};
 
 mod generic;
 mod services;
 
-const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Credential,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Word,
-    keywords: &[],
-    tells_alone: None,
-    other_keys: &[],
-    part: Part::Whole,
-    kept: b"",
-    examples: &[],
-};
+const BASE: Detector = Detector::of(Category::Credential, Boundary::Word);
 
 /// What stands between a key and its value, with the quotes of both.
 macro_rules! sign {

@@ -3,22 +3,11 @@
 use sha2::{Digest, Sha256};
 use sha3::Keccak256;
 
-use super::{Boundary, Category, Detector, OTHER_NUMBERS, Part, checks};
+use super::{Boundary, Category, Detector, OTHER_NUMBERS, checks};
 
 const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Financial,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Number,
-    keywords: &[],
-    tells_alone: None,
-    other_keys: &[],
-    part: Part::Whole,
     kept: b" -",
-    examples: &[],
+    ..Detector::of(Category::Financial, Boundary::Number)
 };
 
 pub(super) const DETECTORS: &[Detector] = &[

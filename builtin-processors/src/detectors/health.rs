@@ -1,21 +1,11 @@
 //! Numbers of patients and practitioners.
 
-use super::{Boundary, Category, Detector, OTHER_NUMBERS, Part, checks};
+use super::{Boundary, Category, Detector, OTHER_NUMBERS, checks};
 
 const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Health,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Number,
-    keywords: &[],
-    tells_alone: None,
     other_keys: OTHER_NUMBERS,
-    part: Part::Whole,
     kept: b" -",
-    examples: &[],
+    ..Detector::of(Category::Health, Boundary::Number)
 };
 
 pub(super) const DETECTORS: &[Detector] = &[

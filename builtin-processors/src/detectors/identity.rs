@@ -1,25 +1,15 @@
 //! Numbers that states give to people and companies.
 
-use super::{Boundary, Category, Detector, OTHER_NUMBERS, Part};
+use super::{Boundary, Category, Detector, OTHER_NUMBERS};
 
 mod americas;
 mod elsewhere;
 mod europe;
 
 const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Identity,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Number,
-    keywords: &[],
-    tells_alone: None,
     other_keys: OTHER_NUMBERS,
-    part: Part::Whole,
     kept: b" -",
-    examples: &[],
+    ..Detector::of(Category::Identity, Boundary::Number)
 };
 
 /// All of them.

@@ -4,21 +4,7 @@ use std::net::Ipv6Addr;
 
 use super::{Boundary, Category, Detector, Part, tokens};
 
-const BASE: Detector = Detector {
-    name: "",
-    title: "",
-    category: Category::Network,
-    description: "",
-    pattern: "",
-    check: None,
-    boundary: Boundary::Word,
-    keywords: &[],
-    tells_alone: None,
-    other_keys: &[],
-    part: Part::Whole,
-    kept: b"",
-    examples: &[],
-};
+const BASE: Detector = Detector::of(Category::Network, Boundary::Word);
 
 /// What is followed by a version, which may look like an address.
 const VERSIONED: &[&str] = &[
