@@ -16,7 +16,7 @@ use std::{
 use regex_automata::meta;
 use serde_json::{Value, json};
 use streamgate_guest::{Batch, Processor, Tally};
-use streamgate_processors::{Builtin, Filter, OnError, Redact};
+use streamgate_processors::{Builtin, Filter, OnError, Redact, detectors};
 
 const LINE_BYTES: usize = 200;
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -62,6 +62,7 @@ fn main() {
         wanted: wanted.unwrap_or_default(),
     };
     bench.five();
+    bench.all_detectors();
     bench.many_patterns();
     bench.filters();
 }
@@ -110,6 +111,48 @@ impl Bench {
             });
             self.time_processor(&name("five rules"), &blocks, &mut ours);
             self.time_processor(&name("one rule of five detectors"), &blocks, &mut detectors);
+        }
+    }
+
+    /// One rule of the whole catalogue, and how long it takes to build.
+    fn all_detectors(&mut self) {
+        let names: Vec<&str> = detectors::all()
+            .iter()
+            .map(|detector| detector.name)
+            .collect();
+        let count = names.len();
+        if !format!("{count} detectors").contains(&self.wanted) {
+            return;
+        }
+        let begun = Instant::now();
+        let mut one = redact(&json!({"detectors": names}));
+        let built = begun.elapsed();
+        writeln!(
+            stdout(),
+            "{count} detectors in one rule are built in {built:.1?}"
+        )
+        .expect("can print");
+        let mut apart: Vec<Redact> = names
+            .iter()
+            .map(|name| redact(&json!({"detectors": [name]})))
+            .collect();
+        for percent in [0, 5] {
+            let blocks = blocks_of_five(percent);
+            let one_by_one = |block: &Vec<u8>| {
+                let mut batch = Batch::from_lines(block.clone());
+                for rule in &mut apart {
+                    rule.process(&mut batch);
+                }
+                batch.slices().collect::<Vec<_>>().concat()
+            };
+            let expected: Vec<Vec<u8>> = blocks.iter().map(one_by_one).collect();
+            let found = blocks.iter().map(|block| run(&mut one, block));
+            check("all detectors", &expected, found);
+            self.time_processor(
+                &format!("{count} detectors, {percent} % of lines"),
+                &blocks,
+                &mut one,
+            );
         }
     }
 

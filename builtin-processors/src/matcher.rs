@@ -378,12 +378,16 @@ fn find_end(widened: &Regex, slice: &[u8], at: usize) -> Option<usize> {
     widened.search_half(&input).map(|hit| hit.offset() - 1)
 }
 
-/// Looks for all patterns that have no rows, in one pass.
+/// Looks for all patterns that have no rows, in few passes.
 #[derive(Debug, Clone)]
 pub(crate) struct Residue {
-    /// One regex for all of them; several where one would take too much memory.
+    /// One regex for all of them; several where one would take too much memory, or too many states.
     regexes: Vec<Regex>,
 }
+
+/// Longest match, in bytes, of a pattern that is looked for together with others. What counts further
+/// (`{26,35}`) multiplies the states of a common automaton, until it is built anew at every byte.
+const MAX_FUSED_MATCH: usize = 32;
 
 impl Residue {
     /// Makes the scan for those of `patterns` that have no rows.
@@ -393,8 +397,24 @@ impl Residue {
             .into_iter()
             .filter(|pattern| pattern.rows().is_none())
             .collect();
-        fuse(&without_rows, &mut regexes);
+        let (alone, together): (Vec<&Pattern>, Vec<&Pattern>) = without_rows
+            .into_iter()
+            .partition(|pattern| pattern.longest.is_some_and(|bytes| bytes > MAX_FUSED_MATCH));
+        fuse(&together, &mut regexes);
+        for pattern in alone {
+            fuse(&[pattern], &mut regexes);
+        }
         Self { regexes }
+    }
+
+    /// Returns how many passes it takes.
+    pub(crate) fn passes(&self) -> usize {
+        self.regexes.len()
+    }
+
+    /// Finds what one pass finds next, as [`find`](Self::find) does.
+    pub(crate) fn find_in_pass(&self, pass: usize, slice: &[u8], at: usize) -> Option<usize> {
+        find_end(&self.regexes[pass], slice, at)
     }
 
     /// Finds a byte of the next event that one of the patterns may match in, at or after `at`.

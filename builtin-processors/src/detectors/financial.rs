@@ -18,7 +18,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         its lengths (Visa, Mastercard, American Express, Discover, JCB, Diners Club, UnionPay, \
         Maestro, Mir, RuPay, Elo, Verve) and Luhn's check digit (ISO/IEC 7812-1). Rows of \
         12, 13 and 17 to 19 digits need a keyword: identity numbers look alike.",
-        pattern: r"(?-u)[2-689]\d{3}(?:[ -]\d{4}){3}|3[47]\d{2}[ -]\d{6}[ -]\d{5}|3\d{3}[ -]\d{6}[ -]\d{4}|62\d{4}[ -]\d{13}|[2-6]\d{11,18}|[89]\d{15}",
+        pattern: r"(?-u)[2-689]\d{3}(?:[ -]\d{4}){3}|3[47]\d{2}[ -]\d{6}[ -]\d{5}|3\d{3}[ -]\d{6}[ -]\d{4}|62\d{4}[ -]\d{13}|[2-689]\d{11,18}",
         check: Some(is_card),
         boundary: Boundary::Grouped,
         keywords: &[

@@ -62,6 +62,8 @@ struct Plan {
 #[derive(Debug, Clone)]
 struct State {
     ahead: Ahead,
+    /// For each pass of the residue, its next hit in the slice; `NOWHERE` if there is none.
+    residues: Vec<usize>,
     hits: Hits,
     scratch: Scratch,
     /// The body as the rules left it so far, and room for the next one.
@@ -100,8 +102,10 @@ impl Engine {
         let without_rows = patterns()
             .enumerate()
             .filter(|(_, pattern)| pattern.rows().is_none());
+        let residue = Residue::new(patterns());
         let state = State {
             ahead: Ahead::default(),
+            residues: vec![NOWHERE; residue.passes()],
             hits: Hits {
                 first: vec![NOWHERE; rule_of.len()],
                 last: vec![NOWHERE; rule_of.len()],
@@ -113,7 +117,7 @@ impl Engine {
         };
         let plan = Plan {
             gate: Gate::new(with_rows),
-            residue: Residue::new(patterns()),
+            residue,
             without_rows: without_rows.map(|(at, _)| at).collect(),
             rules: rule_of,
             first_targets,
@@ -126,12 +130,12 @@ impl Engine {
         // Two closures share what is known of the slice.
         let ahead = RefCell::new(mem::take(&mut state.ahead));
         let residue_hit = Cell::new(NOWHERE);
-        let mut next_residue = None;
+        let mut residues = mem::take(&mut state.residues);
         batch.edit(
             Rest::Keep,
             |slice, at| {
                 let gate = ahead.borrow_mut().next(&plan.gate, slice, at);
-                let residue = plan.next_residue(&mut next_residue, slice, at);
+                let residue = plan.next_residue(&mut residues, slice, at);
                 // The slice stays where it is in memory until the decision.
                 residue_hit.set(match residue {
                     NOWHERE => NOWHERE,
@@ -151,6 +155,7 @@ impl Engine {
             },
         );
         state.ahead = ahead.into_inner();
+        state.residues = residues;
         state.ahead.rest();
         for body in [&mut state.current, &mut state.next] {
             body.clear();
@@ -249,16 +254,18 @@ impl State {
 
 impl Plan {
     /// Returns where in the slice a target without rows may have its next match, at or after `at`;
-    /// `NOWHERE` if there is none. `known` is what was found last.
-    fn next_residue(&self, known: &mut Option<usize>, slice: &[u8], at: usize) -> usize {
-        if at == 0 {
-            // Another slice.
-            *known = None;
+    /// `NOWHERE` if there is none. `known` is what each pass found last.
+    fn next_residue(&self, known: &mut [usize], slice: &[u8], at: usize) -> usize {
+        let mut next = NOWHERE;
+        for (pass, known) in known.iter_mut().enumerate() {
+            // At 0 it is another slice.
+            if at == 0 || *known < at {
+                let found = self.residue.find_in_pass(pass, slice, at);
+                *known = found.unwrap_or(NOWHERE);
+            }
+            next = next.min(*known);
         }
-        let hit = known.filter(|&hit| hit >= at);
-        let hit = hit.unwrap_or_else(|| self.residue.find(slice, at).unwrap_or(NOWHERE));
-        *known = Some(hit);
-        hit
+        next
     }
 
     /// Returns the first rule, from `least` on, that may have something to do.
