@@ -31,6 +31,8 @@ pub use queue::Delivery;
 pub use settings::OutputSettings;
 
 mod console;
+#[cfg_attr(not(test), expect(dead_code, reason = "the transport is moved onto it next"))]
+mod exchange;
 mod http;
 mod queue;
 mod retry;
