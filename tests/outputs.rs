@@ -213,7 +213,7 @@ fn http_output_tries_again_without_loss_or_duplicates() {
 
 #[test]
 fn events_that_are_refused_for_good_are_counted() {
-    for status in [302, 400, 401, 404, 413] {
+    for status in [302, 400, 404, 422] {
         let receiver = HttpReceiver::answering(move |number| match number {
             0 => Reply::With(status, "Location: /elsewhere\r\n"),
             _ => Reply::Status(200),
@@ -228,6 +228,189 @@ fn events_that_are_refused_for_good_are_counted() {
         receiver.wait_for(b"taken\n");
         gate.finish(3);
     }
+}
+
+#[test]
+fn events_are_kept_while_the_credentials_are_refused() {
+    let receiver = HttpReceiver::answering(|number| match number {
+        0 => Reply::Status(401),
+        1 => Reply::Status(403),
+        _ => Reply::Status(200),
+    });
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    gate.send(&numbered(0..1));
+    eventually("the breaker opens", || {
+        gate.get("/status")["outputs"][0]["state"] == "open"
+    });
+    let error = &gate.get("/status")["outputs"][0]["last_error"];
+    assert!(error.as_str().unwrap().contains("401"), "{error}");
+    receiver.wait_for(&numbered(0..1));
+    gate.finish(1);
+    assert_eq!(receiver.requests().len(), 3);
+}
+
+#[test]
+fn request_that_is_too_large_is_split_down_to_the_event_that_is() {
+    let receiver = HttpReceiver::judging(|request| match request.body {
+        ref body if body.len() > 100 => Reply::Status(413),
+        _ => Reply::Status(200),
+    });
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    let large = [vec![b'x'; 200], b"\n".to_vec()].concat();
+    gate.send(&[numbered(0..500), large, numbered(500..1_000)].concat());
+    receiver.wait_for(&numbered(0..1_000));
+    let stats = gate.settled(1_001);
+    assert_eq!(stats["outputs"][0]["sent"], 1_000);
+    assert_eq!(stats["outputs"][0]["discarded"]["rejected"], 1);
+    gate.stop();
+}
+
+#[test]
+fn same_body_has_the_same_batch_id_when_it_is_sent_again() {
+    let receiver = HttpReceiver::answering(|number| match number {
+        0 => Reply::Close,
+        1 => Reply::Status(503),
+        _ => Reply::Status(200),
+    });
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    gate.send(&numbered(0..1));
+    receiver.wait_for(&numbered(0..1));
+    gate.send(&numbered(1..2));
+    receiver.wait_for(&numbered(0..2));
+    let header = |name: &str| -> Vec<String> {
+        let requests = receiver.requests();
+        let values = requests.iter().map(|request| request.header(name));
+        values
+            .map(|value| value.unwrap_or_default().to_owned())
+            .collect()
+    };
+    let ids = header("x-streamgate-batch");
+    assert_eq!(ids.len(), 4);
+    assert!(
+        ids[0].len() == 32 && ids[..3].iter().all(|id| *id == ids[0]),
+        "{ids:?}"
+    );
+    assert_ne!(ids[3], ids[0]);
+    assert!(
+        header("x-streamgate-revision")
+            .iter()
+            .all(|revision| revision == "1")
+    );
+    gate.finish(2);
+}
+
+#[test]
+fn bodies_are_compressed() {
+    for compression in ["gzip", "zstd"] {
+        let receiver = HttpReceiver::start();
+        let mut output = http("out", &receiver);
+        output["compression"] = json!(compression);
+        output["method"] = json!("PUT");
+        let gate = Setup::new().start();
+        gate.run(&json!([]), &[output]);
+        gate.send(&padded(2_000));
+        let stats = gate.settled(2_000);
+        assert_eq!(stats["outputs"][0]["sent"], 2_000);
+        let mut found = Vec::new();
+        for request in receiver.requests() {
+            assert!(request.line.starts_with("PUT / "), "{}", request.line);
+            assert_eq!(request.header("content-encoding"), Some(compression));
+            found.extend(decompressed(compression, &request.body));
+        }
+        assert_same_lines(&found, &padded(2_000));
+        gate.stop();
+    }
+}
+
+#[test]
+fn header_holds_a_secret_that_is_shown_nowhere_and_can_be_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first-of-two\n").unwrap();
+    let receiver = HttpReceiver::judging(|request| match request.header("authorization") {
+        Some("Bearer second-of-two") => Reply::Status(200),
+        _ => Reply::Status(401),
+    });
+    let mut output = http("out", &receiver);
+    output["headers"] = json!({"authorization": format!("Bearer ${{file:{}}}", token.display())});
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[output]);
+    gate.send(b"event\n");
+    eventually("the first one is refused", || {
+        !receiver.requests().is_empty()
+    });
+    std::fs::write(&token, "second-of-two\n").unwrap();
+    receiver.wait_for(b"event\n");
+    for path in ["/status", "/stats", "/outputs", "/revisions"] {
+        let answer = gate.get(path).to_string();
+        assert!(!answer.contains("-of-two"), "{path}: {answer}");
+    }
+    let log = gate.finish(1).stderr;
+    assert!(
+        log.contains("listening") && !log.contains("-of-two"),
+        "{log}"
+    );
+}
+
+#[test]
+fn events_travel_at_once_unless_asked_to_linger() {
+    let receiver = HttpReceiver::start();
+    let mut output = http("out", &receiver);
+    output["linger_ms"] = json!(60_000);
+    output["max_batch_bytes"] = json!(1_024);
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[output]);
+    // Less than a batch waits for more, and goes when there is enough.
+    for events in 0..10 {
+        gate.send(&numbered(events..events + 1));
+    }
+    assert!(receiver.requests().is_empty());
+    gate.send(&numbered(10..500));
+    eventually("a full batch is sent", || !receiver.requests().is_empty());
+    // The end does not wait.
+    gate.stop();
+    assert_same_lines(&receiver.taken(), &numbered(0..500));
+}
+
+#[test]
+fn requests_in_flight_are_as_many_as_is_allowed_and_lose_nothing() {
+    let receiver = HttpReceiver::answering(|number| match number % 10 {
+        7 => Reply::Status(503),
+        _ => Reply::Status(200),
+    });
+    let mut output = http("out", &receiver);
+    output["max_in_flight"] = json!(8);
+    output["max_batch_events"] = json!(50);
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[output]);
+    gate.send(&numbered(0..5_000));
+    let stats = gate.settled(5_000);
+    assert_eq!(stats["outputs"][0]["sent"], 5_000);
+    let mut found: Vec<Vec<u8>> = lines_of(&receiver.taken()).map(<[u8]>::to_vec).collect();
+    found.sort_unstable();
+    let expected = numbered(0..5_000);
+    let mut expected: Vec<Vec<u8>> = lines_of(&expected).map(<[u8]>::to_vec).collect();
+    expected.sort_unstable();
+    assert!(found == expected, "{} of 5000 arrived", found.len());
+    gate.stop();
+}
+
+#[test]
+fn redirects_are_not_followed() {
+    let elsewhere = HttpReceiver::start();
+    let location: &'static str =
+        Box::leak(format!("Location: {}\r\n", elsewhere.url()).into_boxed_str());
+    let receiver = HttpReceiver::answering(move |_| Reply::With(307, location));
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[http("out", &receiver)]);
+    gate.send(b"event\n");
+    let stats = gate.settled(1);
+    assert_eq!(stats["outputs"][0]["discarded"]["rejected"], 1);
+    assert!(elsewhere.requests().is_empty());
+    gate.stop();
 }
 
 #[test]
@@ -403,6 +586,18 @@ fn console_that_blocks_does_not_hold_up_the_end() {
     });
     ends_undrained(gate);
     drop(reader);
+}
+
+fn decompressed(compression: &str, body: &[u8]) -> Vec<u8> {
+    match compression {
+        "gzip" => {
+            let mut found = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(body);
+            std::io::Read::read_to_end(&mut decoder, &mut found).expect("a gzip body");
+            found
+        }
+        _ => zstd::stream::decode_all(body).expect("a zstd body"),
+    }
 }
 
 fn tcp(id: &str, address: SocketAddr) -> Value {

@@ -16,6 +16,7 @@ use crate::{
     config_store::{StoreLocation, redis::TlsFiles},
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
+    outputs::OutputPolicy,
     wasm::CompileLimits,
 };
 
@@ -95,6 +96,13 @@ pub struct Settings {
     /// How long the end may take: what was accepted is sent within it [default: 10s]
     #[arg(long, env = "STREAMGATE_GRACE_PERIOD", value_name = "TIME")]
     pub grace_period: Option<String>,
+    /// Where outputs keep their spools and dead letters; `off` keeps none [default: `outputs` in the
+    /// directory of the store, or of the cache]
+    #[arg(long, env = "STREAMGATE_SPOOL", value_name = "DIR")]
+    pub spool: Option<String>,
+    /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
+    #[arg(long, env = "STREAMGATE_ALLOW_LINK_LOCAL")]
+    pub allow_link_local: bool,
     /// The name of this gate [default: its host name]
     #[arg(long, env = "STREAMGATE_NODE", value_name = "NAME")]
     pub node: Option<String>,
@@ -125,6 +133,8 @@ pub struct Config {
     pub limits: Limits,
     /// What compiling a WASM module may cost.
     pub compile: CompileLimits,
+    /// What outputs may do, and where they keep files.
+    pub outputs: OutputPolicy,
     /// How long the end may take.
     pub grace_period: Duration,
     /// The name of this gate.
@@ -237,6 +247,11 @@ impl Config {
             .parse()
             .map_err(|error| invalid("store", format!("{error}")))?;
         let redis = redis_files(&given, &file, &store)?;
+        let spool = given.spool.clone().or(file.spool.clone());
+        let outputs = OutputPolicy {
+            folder: output_folder(spool.as_deref(), &store, &redis),
+            allow_link_local: given.allow_link_local || file.allow_link_local,
+        };
         let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
         let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -249,6 +264,7 @@ impl Config {
                 .unwrap_or(Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))),
             redis,
             store,
+            outputs,
             manifest: given.manifest.or(file.manifest),
             memory_budget_bytes: size(
                 "memory_budget",
@@ -314,6 +330,23 @@ impl Config {
             },
         };
         Ok(config)
+    }
+}
+
+fn output_folder(
+    given: Option<&str>,
+    store: &StoreLocation,
+    redis: &RedisFiles,
+) -> Option<PathBuf> {
+    let beside = match store {
+        StoreLocation::Directory(directory) => Some(directory),
+        StoreLocation::Redis(_) => redis.cache.as_ref(),
+        StoreLocation::Memory => None,
+    };
+    match given {
+        Some("off") => None,
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => beside.map(|directory| directory.join("outputs")),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     buffer::WorkQueue,
     manifest::{Invalid, Manifest, Output, Pipeline, check_pipeline},
     memory::Memory,
-    outputs::{Launcher, OutputHandle, OutputSettings, OutputStatus},
+    outputs::{Launcher, OutputHandle, OutputPolicy, OutputSettings, OutputStatus},
     pipeline::{BuildError, CompiledChain, ModuleSource, Parts, Revision, RuleStatus, Shared},
     wasm::Wasm,
 };
@@ -156,6 +156,11 @@ impl Gate {
         &self.inner.wasm
     }
 
+    /// Returns what outputs may do.
+    pub fn output_policy(&self) -> &OutputPolicy {
+        &self.inner.launcher.policy
+    }
+
     /// Returns whether events are taken: until the end begins.
     pub fn is_ready(&self) -> bool {
         !self.inner.launcher.ending.load(Ordering::SeqCst)
@@ -175,13 +180,19 @@ impl Gate {
         manifest: &Manifest,
         modules: ModuleSource<'_>,
     ) -> Result<Prepared, BuildError> {
-        let Inner { shared, wasm, .. } = &*self.inner;
+        let Inner {
+            shared,
+            wasm,
+            launcher,
+            ..
+        } = &*self.inner;
         let parts = Parts {
             books: &shared.books,
             wasm,
             modules,
         };
-        prepare(manifest, parts, Some(&shared.revision.load().chain))
+        let live = shared.revision.load();
+        prepare(manifest, parts, &launcher.policy, Some(&live.chain))
     }
 
     /// Waits for the right to make the next revision live.
@@ -314,7 +325,7 @@ pub fn first_revision(
         modules,
     };
     Ok(launch(
-        prepare(manifest, parts, None)?,
+        prepare(manifest, parts, &launcher.policy, None)?,
         launcher,
         memory,
         &[],
@@ -324,6 +335,7 @@ pub fn first_revision(
 fn prepare(
     manifest: &Manifest,
     parts: Parts<'_>,
+    policy: &OutputPolicy,
     previous: Option<&CompiledChain>,
 ) -> Result<Prepared, BuildError> {
     let pipeline: &Pipeline = manifest.pipeline();
@@ -333,10 +345,10 @@ fn prepare(
         .outputs
         .iter()
         .enumerate()
-        .map(|(at, output)| settings(at, output));
+        .map(|(at, output)| settings(at, output, policy));
     let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     if outputs.is_empty() {
-        outputs.push((CONSOLE_ID.to_owned(), OutputSettings::Console));
+        outputs.push((CONSOLE_ID.to_owned(), OutputSettings::console()));
     }
     Ok(Prepared {
         number: manifest.revision,
@@ -346,9 +358,13 @@ fn prepare(
     })
 }
 
-fn settings(at: usize, output: &Output) -> Result<(String, OutputSettings), Invalid> {
-    let settings =
-        OutputSettings::parse(output).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+fn settings(
+    at: usize,
+    output: &Output,
+    policy: &OutputPolicy,
+) -> Result<(String, OutputSettings), Invalid> {
+    let settings = OutputSettings::parse(output, policy)
+        .map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
     Ok((output.id.clone(), settings))
 }
 
@@ -409,6 +425,7 @@ impl Gate {
         let memory = Memory::new(MIN_BUDGET_BYTES);
         let launcher = Launcher {
             runtime: Handle::current(),
+            policy: OutputPolicy::default(),
             books: Arc::clone(&books),
             room: Arc::clone(&room),
             running: watch::channel(0).0,

@@ -19,6 +19,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
+use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use crate::{
@@ -27,18 +28,21 @@ use crate::{
     memory::Block,
 };
 
-pub use queue::Delivery;
-pub use settings::OutputSettings;
+pub use destination::OutputPolicy;
+pub use queue::{Delivery, Origin};
+pub use settings::{OutputSettings, Target};
 
 mod console;
-#[cfg_attr(not(test), expect(dead_code, reason = "the transport is moved onto it next"))]
+mod destination;
 mod exchange;
 mod http;
+mod pace;
 mod queue;
-mod retry;
 mod runner;
+mod secret;
 mod settings;
 mod tcp;
+mod tls;
 
 use queue::OutputQueue;
 
@@ -65,6 +69,8 @@ pub struct OutputState {
     progress_ms: AtomicUsize,
     /// The last attempt failed, and another one is to come.
     failing: AtomicBool,
+    /// So many failed that only a probe is made now and then.
+    open: AtomicBool,
     last_error: Mutex<Option<String>>,
 }
 
@@ -76,8 +82,9 @@ pub struct OutputStatus {
     /// The output's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// `ok`, `failing` (the last attempt failed and is being repeated) or `stalled` (its queue is
-    /// full and nothing was sent for a second).
+    /// `ok`, `failing` (the last attempt failed and is being repeated), `open` (so many failed that
+    /// only a probe is made every few seconds) or `stalled` (its queue is full and nothing was sent
+    /// for a second).
     pub state: String,
     /// Events that wait or are being sent.
     pub queued_events: u64,
@@ -95,6 +102,8 @@ pub struct OutputStatus {
 pub struct Launcher {
     /// Runs their tasks.
     pub runtime: tokio::runtime::Handle,
+    /// What outputs may do.
+    pub policy: OutputPolicy,
     /// The accounts.
     pub books: Arc<Books>,
     /// Where workers wait for room.
@@ -190,6 +199,7 @@ impl OutputHandle {
     pub fn status(&self) -> OutputStatus {
         let (queued_bytes, queue_limit_bytes) = self.queue.fill();
         let state = match () {
+            () if self.state.open.load(Ordering::Relaxed) => "open",
             () if self.state.failing.load(Ordering::Relaxed) => "failing",
             () if self.queue.is_full() && self.state.is_stalled() => "stalled",
             () => "ok",
@@ -224,6 +234,7 @@ impl OutputState {
             started: Instant::now(),
             progress_ms: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
+            open: AtomicBool::new(false),
             last_error: Mutex::new(None),
         }
     }
@@ -237,10 +248,24 @@ impl OutputState {
         self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    fn succeeded(&self) {
+    /// Notes that the receiver takes events.
+    fn works(&self, id: &str) {
         self.progressed();
+        self.open.store(false, Ordering::Relaxed);
         if self.failing.swap(false, Ordering::Relaxed) {
             *self.last_error.lock() = None;
+            info!(output = %id, "the output works again");
+        }
+    }
+
+    /// Notes that an attempt failed; `open` says that only probes follow.
+    fn fails(&self, id: &str, error: &str, open: bool) {
+        *self.last_error.lock() = Some(error.to_owned());
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            warn!(output = %id, error, "send failed, will try again");
+        }
+        if open && !self.open.swap(true, Ordering::Relaxed) {
+            warn!(output = %id, error, "the output keeps failing; only probes are made");
         }
     }
 
@@ -264,8 +289,8 @@ impl OutputState {
 
 impl FanOut {
     /// Hands a batch, already booked as offered, to every output. Returns whether it had to wait.
-    pub fn hand_over(&self, block: Block, outputs: &[Arc<OutputHandle>]) -> bool {
-        let delivery = Arc::new(Delivery::new(block));
+    pub fn hand_over(&self, block: Block, origin: Origin, outputs: &[Arc<OutputHandle>]) -> bool {
+        let delivery = Arc::new(Delivery::new(block, origin));
         let mut refused: Vec<&Arc<OutputHandle>> = Vec::new();
         let offer =
             |output: &Arc<OutputHandle>| output.queue.push(&delivery, || output.state.progressed());
@@ -306,6 +331,6 @@ impl FanOut {
 ///
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
-pub fn check_output(output: &Output) -> Result<(), Invalid> {
-    OutputSettings::parse(output).map(drop)
+pub fn check_output(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {
+    OutputSettings::parse(output, policy).map(drop)
 }

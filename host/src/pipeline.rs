@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ use tracing::{error, info};
 use crate::{
     books::Books,
     buffer::{Backlog, Work, WorkQueue},
-    outputs::{FanOut, OutputHandle},
+    outputs::{FanOut, Origin, OutputHandle},
 };
 
 pub use chain::{BuildError, Chain, CompiledChain, ModuleSource, Parts, RuleStatus, check_rule};
@@ -205,7 +206,12 @@ impl Worker {
         });
         drop(window);
         if survivors > 0 {
-            self.outputs_are_slow = self.shared.fan_out.hand_over(block, outputs);
+            let origin = Origin {
+                revision: self.revision.number,
+                bypassed: self.chain.bypassed(),
+                at: SystemTime::now(),
+            };
+            self.outputs_are_slow = self.shared.fan_out.hand_over(block, origin, outputs);
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     ingest::{self, Intake},
     manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
     memory::Memory,
-    outputs::{FanOut, Launcher, Room},
+    outputs::{FanOut, Launcher, OutputPolicy, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
     wasm::{Compiler, Wasm},
@@ -135,6 +135,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let (abort, aborted) = watch::channel(false);
     let launcher = Launcher {
         runtime: Handle::current(),
+        policy: config.outputs.clone(),
         books: Arc::clone(&books),
         room: Arc::clone(&room),
         running,
@@ -333,7 +334,7 @@ fn first_shared_revision(
         let manifest = Manifest {
             revision: 0,
             rolled_back_to: None,
-            ..read_manifest(path)?
+            ..read_manifest(path, &config.outputs)?
         };
         let revision = build(&manifest).map_err(ServerError::Unbuildable)?;
         redis.last_good().keep(&manifest);
@@ -360,7 +361,7 @@ fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
         return Ok(store);
     };
     if store.shared().is_some() {
-        publish_first(&store, path)?;
+        publish_first(&store, path, &config.outputs)?;
         return Ok(store);
     }
     if store.live()?.revision > 0 {
@@ -370,7 +371,7 @@ fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
     let manifest = Manifest {
         revision: 1,
         rolled_back_to: None,
-        ..read_manifest(path)?
+        ..read_manifest(path, &config.outputs)?
     };
     store.save_draft(manifest.pipeline(), &store.draft()?)?;
     store.publish(&manifest)?;
@@ -379,8 +380,12 @@ fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
 
 /// Publishes the first manifest to a Redis that has none. One that is away is for later: then the
 /// manifest counts for this gate alone.
-fn publish_first(store: &ConfigStore, path: &PathBuf) -> Result<(), ServerError> {
-    let manifest = read_manifest(path)?;
+fn publish_first(
+    store: &ConfigStore,
+    path: &PathBuf,
+    policy: &OutputPolicy,
+) -> Result<(), ServerError> {
+    let manifest = read_manifest(path, policy)?;
     let published = match store.next_revision() {
         Ok(1) => store.publish(&Manifest {
             revision: 1,
@@ -404,7 +409,7 @@ fn publish_first(store: &ConfigStore, path: &PathBuf) -> Result<(), ServerError>
     Ok(())
 }
 
-fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {
+fn read_manifest(path: &PathBuf, policy: &OutputPolicy) -> Result<Manifest, ServerError> {
     use std::io::Read;
     let unreadable = |source| ServerError::UnreadableManifest {
         path: path.clone(),
@@ -430,7 +435,7 @@ fn read_manifest(path: &PathBuf) -> Result<Manifest, ServerError> {
             .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/processors/{at}"))))?;
     }
     for (at, output) in pipeline.outputs.iter().enumerate() {
-        crate::gate::check_output(output)
+        crate::gate::check_output(output, policy)
             .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/outputs/{at}"))))?;
     }
     Ok(manifest)

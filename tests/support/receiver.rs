@@ -187,6 +187,17 @@ pub(crate) struct Received {
     pub(crate) taken: bool,
 }
 
+impl Received {
+    /// Returns the value of a header field.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self
+            .headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
 /// How a request is answered.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
@@ -216,6 +227,15 @@ impl HttpReceiver {
 
     /// Answers the request of that number, from 0, as the function says.
     pub(crate) fn answering(reply: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::run(move |number, _| reply(number))
+    }
+
+    /// Answers each request as the function says.
+    pub(crate) fn judging(reply: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::run(move |_, request| reply(request))
+    }
+
+    fn run(reply: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static) -> Self {
         let port = Port::reserve();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&requests);
@@ -285,7 +305,7 @@ fn serve(
     mut stream: TcpStream,
     ended: &AtomicBool,
     requests: &Mutex<Vec<Received>>,
-    reply: &impl Fn(usize) -> Reply,
+    reply: &impl Fn(usize, &Received) -> Reply,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(LOOK_EVERY))?;
     let mut bytes = Vec::new();
@@ -320,10 +340,10 @@ fn serve(
 fn answer(
     requests: &Mutex<Vec<Received>>,
     mut received: Received,
-    reply: &impl Fn(usize) -> Reply,
+    reply: &impl Fn(usize, &Received) -> Reply,
 ) -> Reply {
     let mut requests = lock(requests);
-    let reply = reply(requests.len());
+    let reply = reply(requests.len(), &received);
     received.taken = matches!(reply, Reply::Status(200..300) | Reply::With(200..300, _));
     requests.push(received);
     reply

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     gate::check_output,
     manifest::{Invalid, MAX_OUTPUTS, Output, Pipeline, check_id, free_output_id},
+    outputs::OutputPolicy,
 };
 
 /// The answer when an output was added or replaced.
@@ -73,12 +74,13 @@ pub(super) async fn add(
     State(state): State<ControlState>,
     body::Json(output): body::Json<Output>,
 ) -> Result<Json<OutputSaved>, Problem> {
+    let policy = state.gate().output_policy().clone();
     let added = state.edit(move |draft, _| {
         let mut output = output.clone();
         if output.id.is_empty() {
             output.id = free_output_id(&draft.outputs, &output.kind);
         }
-        check(&output)?;
+        check(&output, &policy)?;
         if position(draft, &output.id).is_some() {
             return Err(Problem::duplicate("output", &output.id));
         }
@@ -157,8 +159,9 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<OutputSaved>, Problem> {
     let output: Output = body::parse_with_id(&body::read(request).await?, &id)?;
+    let policy = state.gate().output_policy().clone();
     let saved = state.edit(move |draft, _| {
-        check(&output)?;
+        check(&output, &policy)?;
         let status = match position(draft, &output.id) {
             Some(at) => {
                 draft.outputs[at] = output.clone();
@@ -202,9 +205,9 @@ pub(super) async fn delete(
     Ok(Json(Deleted::new(deleted.await?)))
 }
 
-fn check(output: &Output) -> Result<(), Invalid> {
+fn check(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {
     // In this order: an id that was made from an unknown type is not what is wrong.
-    check_output(output)?;
+    check_output(output, policy)?;
     check_id(&output.id)
 }
 

@@ -167,6 +167,7 @@ pub(super) async fn replace_draft(
     let bytes = body::read_up_to(request, MAX_DRAFT_BYTES).await?;
     let mut pipeline: Pipeline = body::parse(&bytes)?;
     name_outputs(&mut pipeline.outputs);
+    let policy = state.gate().output_policy().clone();
     let replaced = state.edit(move |draft, store| {
         check_pipeline(&pipeline)?;
         for (at, rule) in pipeline.processors.iter().enumerate() {
@@ -174,7 +175,8 @@ pub(super) async fn replace_draft(
             checked.map_err(|fault| fault.under(&format!("/processors/{at}")))?;
         }
         for (at, output) in pipeline.outputs.iter().enumerate() {
-            check_output(output).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+            check_output(output, &policy)
+                .map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
         }
         let is_other = *draft != pipeline;
         draft.clone_from(&pipeline);

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{OutputState, queue::Group, runner::Attempt};
+use super::{OutputState, pace::Cause, queue::Group, runner::Attempt};
 
 /// Held for a whole send: there is one stdout, and may be several consoles, such as one that is
 /// replaced and still has events. The kernel takes part of a write, so that lines would be torn.
@@ -71,7 +71,7 @@ pub(super) fn failed(group: &Group, done: usize, written: usize, error: String) 
     Attempt::Failed {
         bytes,
         error,
+        cause: Cause::Unreachable,
         retry_after: None,
-        answered: false,
     }
 }

@@ -1,137 +1,386 @@
-//! Events as the body of a `POST`: one event a line, at most `batch_size` of them, one request at a
-//! time, so that order is kept.
+//! Events in the bodies of requests.
 //!
-//! Redirects are not followed, the system's proxy settings are not used, and no more than
-//! [`MAX_ANSWER_BYTES`] of an answer are read.
+//! What a body holds and what an answer means is said by a [`Format`]; here are connections,
+//! compression and size. Redirects are not followed, the system's proxy settings are not used, and no
+//! more than [`MAX_ANSWER_BYTES`] of an answer are read.
+//!
+//! Sent with each request, besides the headers of the settings:
+//!
+//! | header | means |
+//! | --- | --- |
+//! | `x-streamgate-batch` | 32 hexadecimal digits, the same when the same body is sent again: a receiver that has seen it can drop it |
+//! | `x-streamgate-revision` | the revision whose rules the events passed |
+//! | `x-streamgate-bypassed` | `true` if a rule let some of them pass untouched |
 
-use std::{sync::Once, time::Duration};
-
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use super::{queue::Group, retry::LONGEST_ASKED_DELAY, runner::Attempt, settings::HttpSettings};
+use bytes::Bytes;
+use reqwest::{
+    Client, Response,
+    dns::{Name, Resolve, Resolving},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use tokio::task::spawn_blocking;
 
-/// Most bytes of events in one request, unless a single event is larger.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+use super::{
+    destination::{OutputPolicy, refused},
+    exchange::{Answer, Format, Outcome, Payload},
+    pace::Cause,
+    queue::{Group, Origin},
+    runner::Attempt,
+    settings::{Compression, Framing, HttpSettings, Method},
+    tls,
+};
 
 /// Most bytes of an answer that are read; reading it lets the connection be used again.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Posts lines to one URL.
+/// How long a connection, with its TLS, may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After so much silence the kernel asks whether the receiver is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A connection that was not used for so long is closed; the name is looked up for the next one.
+const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+
+/// What zstd itself takes as its default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// After so many requests in a row that a receiver took, the size is tried again that it refused.
+const TRY_LARGER_AFTER: u32 = 100;
+
+const BATCH: HeaderName = HeaderName::from_static("x-streamgate-batch");
+const REVISION: HeaderName = HeaderName::from_static("x-streamgate-revision");
+const BYPASSED: HeaderName = HeaderName::from_static("x-streamgate-bypassed");
+
+/// Sends requests to one URL, one at a time.
 #[derive(Debug)]
-pub(super) struct HttpPost {
+pub(super) struct HttpRequests {
     client: Client,
-    settings: HttpSettings,
+    settings: Arc<HttpSettings>,
+    format: Box<dyn Format>,
+    /// The headers of the settings with their secrets; read when needed.
+    headers: Option<HeaderMap>,
+    /// The request of the last attempt, if it failed and may be sent again.
+    prepared: Option<Prepared>,
+    /// What the receiver takes, once it has refused a body as too large.
+    most_events: usize,
+    taken_in_a_row: u32,
 }
 
-impl HttpPost {
-    pub(super) fn build(settings: &HttpSettings) -> reqwest::Result<Self> {
-        static PROVIDER: Once = Once::new();
-        // ring and not the default aws-lc: it builds with a C compiler alone.
-        PROVIDER.call_once(|| {
-            // An error only says that another provider was installed first.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        headers.extend(settings.headers.clone());
-        let client = Client::builder()
-            .default_headers(headers)
+#[derive(Debug)]
+struct Prepared {
+    group: u64,
+    done: usize,
+    /// Bytes of the group that it stands for.
+    bytes: usize,
+    /// Without its body, which is below.
+    payload: Payload,
+    /// As it travels; none if all events were set aside.
+    body: Option<Bytes>,
+    id: String,
+}
+
+impl HttpRequests {
+    /// Makes what all requests of an output share.
+    pub(super) fn client(settings: &HttpSettings, policy: &OutputPolicy) -> Result<Client, String> {
+        let tls = tls::client_config(settings.tls.as_ref()).map_err(|(_, error)| error)?;
+        Client::builder()
+            .tls_backend_preconfigured(tls)
             .timeout(settings.timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
+            .tcp_keepalive(KEEPALIVE)
+            .pool_idle_timeout(IDLE_CONNECTION)
+            .pool_max_idle_per_host(settings.max_in_flight)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .pool_max_idle_per_host(1)
+            .dns_resolver(AllowedAddresses {
+                policy: policy.clone(),
+            })
             .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self {
-            client,
-            settings: settings.clone(),
-        })
+            .build()
+            .map_err(|error| describe(&error))
     }
 
+    pub(super) fn new(client: Client, settings: Arc<HttpSettings>) -> Self {
+        let format: Box<dyn Format> = match settings.framing {
+            Framing::Lines => Box::new(Lines {
+                max_bytes: settings.batching.max_bytes,
+            }),
+        };
+        Self {
+            client,
+            settings,
+            format,
+            headers: None,
+            prepared: None,
+            most_events: usize::MAX,
+            taken_in_a_row: 0,
+        }
+    }
+
+    /// Makes one attempt at what follows the first `done` bytes of the group.
     pub(super) async fn send(&mut self, group: &Group, done: usize, batch_size: usize) -> Attempt {
-        let body = body_of(group, done, batch_size);
-        let bytes = body.len();
-        let failed = |error, retry_after, answered| Attempt::Failed {
-            bytes: 0,
-            error,
-            retry_after,
-            answered,
-        };
-        let response = match self
-            .client
-            .post(self.settings.url.clone())
-            .body(body)
-            .send()
-            .await
-        {
-            Ok(response) => response,
-            Err(error) => return failed(describe(&error), None, false),
-        };
-        let status = response.status();
-        let retry_after = asked_delay(response.headers());
-        discard_answer(response).await;
-        if status.is_success() {
-            Attempt::Sent { bytes }
-        } else if is_retryable(status) {
-            failed(format!("the receiver answered {status}"), retry_after, true)
-        } else {
-            Attempt::Rejected {
-                bytes,
-                error: format!("the receiver answered {status}"),
+        loop {
+            let prepared = match self.prepare(group, done, batch_size).await {
+                Ok(prepared) => prepared,
+                Err(error) => return failed(error, Cause::Denied, None),
+            };
+            let outcome = match self.exchange(&prepared, group.origin()).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    self.prepared = Some(prepared);
+                    return failed(error, Cause::Unreachable, None);
+                }
+            };
+            let Prepared { bytes, payload, .. } = &prepared;
+            match outcome {
+                Outcome::Sent => {
+                    self.was_taken();
+                    return match payload.set_aside.is_empty() {
+                        true => Attempt::Sent { bytes: *bytes },
+                        false => Attempt::Partly {
+                            bytes: *bytes,
+                            rejected: prepared.payload.set_aside,
+                            retry: Vec::new(),
+                        },
+                    };
+                }
+                Outcome::Partly { rejected, retry } => {
+                    let mut rejected = rejected;
+                    rejected.extend(prepared.payload.set_aside);
+                    rejected.sort_unstable_by_key(|refused| refused.index);
+                    return Attempt::Partly {
+                        bytes: prepared.bytes,
+                        rejected,
+                        retry,
+                    };
+                }
+                Outcome::Retry { after, error } => {
+                    self.prepared = Some(prepared);
+                    return failed(error, Cause::Answered, after);
+                }
+                Outcome::Denied { error } => {
+                    self.headers = None;
+                    self.prepared = Some(prepared);
+                    return failed(error, Cause::Denied, None);
+                }
+                Outcome::Split { .. } if payload.consumed > 1 => {
+                    self.most_events = payload.consumed.div_ceil(2);
+                    self.taken_in_a_row = 0;
+                }
+                Outcome::Split { error } | Outcome::Rejected { error } => {
+                    return Attempt::Rejected {
+                        bytes: *bytes,
+                        error,
+                    };
+                }
             }
         }
     }
+
+    /// Forgets a request that will not be sent again.
+    pub(super) fn forget(&mut self) {
+        self.prepared = None;
+    }
+
+    fn was_taken(&mut self) {
+        self.taken_in_a_row += 1;
+        if self.taken_in_a_row >= TRY_LARGER_AFTER {
+            self.taken_in_a_row = 0;
+            self.most_events = self.most_events.saturating_mul(2);
+        }
+    }
+
+    /// Writes the next body, or takes the one that failed before.
+    async fn prepare(
+        &mut self,
+        group: &Group,
+        done: usize,
+        batch_size: usize,
+    ) -> Result<Prepared, String> {
+        if self.headers.is_none() {
+            self.headers = Some(filled(&self.settings)?);
+        }
+        if let Some(prepared) = self.prepared.take()
+            && (prepared.group, prepared.done) == (group.serial(), done)
+        {
+            return Ok(prepared);
+        }
+        let most = self.settings.batching.max_events.unwrap_or(batch_size);
+        let most = most.min(self.most_events).max(1);
+        let at = group.origin().at;
+        let mut payload = self.format.encode(&mut group.lines(done), most, at);
+        let bytes = match group.lines(done).nth(payload.consumed) {
+            None => group.bytes() - done,
+            Some(_) => bytes_of(group, done, payload.consumed),
+        };
+        let body = match std::mem::take(&mut payload.body) {
+            body if body.is_empty() => None,
+            body => Some(compressed(body, self.settings.compression).await?),
+        };
+        let id = format!("{:032x}", fastrand::u128(..));
+        Ok(Prepared {
+            group: group.serial(),
+            done,
+            bytes,
+            payload,
+            body,
+            id,
+        })
+    }
+
+    /// Sends a request and reads the answer.
+    async fn exchange(&mut self, prepared: &Prepared, origin: Origin) -> Result<Outcome, String> {
+        let Some(body) = &prepared.body else {
+            return Ok(Outcome::Sent);
+        };
+        let settings = &self.settings;
+        let mut headers = self.headers.clone().unwrap_or_default();
+        headers
+            .entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static(self.format.content_type()));
+        match settings.compression {
+            Compression::None => None,
+            Compression::Gzip => Some("gzip"),
+            Compression::Zstd => Some("zstd"),
+        }
+        .map(|name| headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name)));
+        let batch = HeaderValue::try_from(&prepared.id);
+        headers.insert(BATCH, batch.expect("it is hexadecimal"));
+        if origin.revision > 0 {
+            headers.insert(REVISION, HeaderValue::from(origin.revision));
+        }
+        if origin.bypassed {
+            headers.insert(BYPASSED, HeaderValue::from_static("true"));
+        }
+        let now = SystemTime::now();
+        let signed = self.format.sign(&settings.url, &mut headers, body, now);
+        if let Err(error) = signed {
+            return Ok(Outcome::Denied { error });
+        }
+        let method = match settings.method {
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+        };
+        let request = self
+            .client
+            .request(method, settings.url.clone())
+            .headers(headers)
+            .body(body.clone());
+        let response = request.send().await.map_err(|error| describe(&error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = read_answer(response).await;
+        let answer = Answer {
+            status,
+            headers: &headers,
+            body: &body,
+        };
+        Ok(self.format.outcome(&answer, &prepared.payload))
+    }
 }
 
-/// Copies whole events, at least one.
-fn body_of(group: &Group, done: usize, batch_size: usize) -> Vec<u8> {
+fn failed(error: String, cause: Cause, retry_after: Option<Duration>) -> Attempt {
+    Attempt::Failed {
+        bytes: 0,
+        error,
+        cause,
+        retry_after,
+    }
+}
+
+/// Puts the secrets into the headers of the settings.
+fn filled(settings: &HttpSettings) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, template) in &settings.headers {
+        let mut value = HeaderValue::try_from(template.fill()?)
+            .map_err(|_| format!("the header `{name}` has characters that no header may have"))?;
+        value.set_sensitive(template.is_secret());
+        headers.insert(name.clone(), value);
+    }
+    Ok(headers)
+}
+
+/// Returns the bytes of the first events behind `done`.
+fn bytes_of(group: &Group, done: usize, events: usize) -> usize {
+    group
+        .lines(done)
+        .take(events)
+        .map(|line| line.len() + 1)
+        .sum()
+}
+
+async fn compressed(body: Vec<u8>, compression: Compression) -> Result<Bytes, String> {
+    let compress = move || match compression {
+        Compression::None => Ok(body),
+        Compression::Gzip => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(&body).and_then(|()| encoder.finish())
+        }
+        Compression::Zstd => zstd::bulk::compress(&body, ZSTD_LEVEL),
+    };
+    let compressed = match compression {
+        Compression::None => compress(),
+        _ => spawn_blocking(compress)
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error))),
+    };
+    compressed
+        .map(Bytes::from)
+        .map_err(|error| format!("cannot compress: {error}"))
+}
+
+async fn read_answer(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
-    let mut events = 0;
-    for slice in group.slices(done) {
-        let mut from = 0;
-        for end in memchr::memchr_iter(b'\n', slice) {
-            let event = &slice[from..=end];
-            let full = events == batch_size || body.len() + event.len() > MAX_BODY_BYTES;
-            if full && events > 0 {
-                return body;
-            }
-            body.extend_from_slice(event);
-            events += 1;
-            from = end + 1;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = MAX_ANSWER_BYTES - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
         }
     }
     body
 }
 
-/// 429 and 5xx may pass, as may a request that the receiver says came too slowly or too early.
-///
-/// Source: RFC 9110, section 15; RFC 6585, section 4; RFC 8470, section 5.2.
-fn is_retryable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error()
+/// Looks names up as the system does, and leaves out addresses that must not be sent to.
+#[derive(Debug)]
+struct AllowedAddresses {
+    policy: OutputPolicy,
 }
 
-/// Reads `Retry-After` in seconds. The form with a date is taken as "not said".
-fn asked_delay(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_ASKED_DELAY))
+impl Resolve for AllowedAddresses {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.policy.clone();
+        Box::pin(async move {
+            let found = allowed_addresses(name.as_str(), 0, &policy).await?;
+            Ok(Box::new(found.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
+    }
 }
 
-async fn discard_answer(mut response: Response) {
-    let mut read = 0;
-    while let Ok(Some(chunk)) = response.chunk().await {
-        read += chunk.len();
-        if read > MAX_ANSWER_BYTES {
-            break;
-        }
+/// Looks a name up; an error if all of its addresses must not be sent to.
+pub(super) async fn allowed_addresses(
+    host: &str,
+    port: u16,
+    policy: &OutputPolicy,
+) -> io::Result<Vec<SocketAddr>> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    let (allowed, forbidden): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|address| policy.allows(address.ip()));
+    match (allowed.is_empty(), forbidden.first()) {
+        (true, Some(address)) => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            refused(host, address.ip()),
+        )),
+        _ => Ok(allowed),
     }
 }
 
@@ -149,4 +398,35 @@ fn describe(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// One event a line, as it is.
+#[derive(Debug)]
+struct Lines {
+    max_bytes: usize,
+}
+
+impl Format for Lines {
+    fn content_type(&self) -> &'static str {
+        "text/plain"
+    }
+
+    fn encode<'a>(
+        &mut self,
+        events: &mut dyn Iterator<Item = &'a [u8]>,
+        most: usize,
+        _at: SystemTime,
+    ) -> Payload {
+        let mut payload = Payload::default();
+        for event in events.take(most) {
+            let full = payload.body.len() + event.len() + 1 > self.max_bytes;
+            if full && payload.consumed > 0 {
+                break;
+            }
+            payload.body.extend_from_slice(event);
+            payload.body.push(b'\n');
+            payload.consumed += 1;
+        }
+        payload
+    }
 }

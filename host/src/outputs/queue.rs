@@ -1,10 +1,20 @@
 //! The queue before one output, and what travels in it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::Mutex;
 use streamgate_guest::count_events;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
 
 use super::Room;
 use crate::memory::Block;
@@ -23,11 +33,32 @@ pub struct Delivery {
     events: u64,
     bytes: usize,
     footprint: usize,
+    origin: Origin,
+}
+
+/// Where events come from, for what is sent along with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The revision whose rules they passed; 0 if that is not known.
+    pub revision: u64,
+    /// Whether a rule let some of them pass untouched because the gate was overloaded or the rule
+    /// broken.
+    pub bypassed: bool,
+    /// When they left the chain.
+    pub at: SystemTime,
+}
+
+impl Origin {
+    const UNKNOWN: Self = Self {
+        revision: 0,
+        bypassed: false,
+        at: SystemTime::UNIX_EPOCH,
+    };
 }
 
 impl Delivery {
     /// Wraps what a chain left of a batch.
-    pub fn new(block: Block) -> Self {
+    pub fn new(block: Block, origin: Origin) -> Self {
         let (events, bytes) = (block.events() as u64, block.byte_len());
         let footprint = block.footprint();
         Self {
@@ -35,6 +66,7 @@ impl Delivery {
             events,
             bytes,
             footprint,
+            origin,
         }
     }
 
@@ -44,34 +76,86 @@ impl Delivery {
     }
 }
 
-/// Deliveries that an output is sending, in order.
-#[derive(Debug, Default)]
+/// Events that an output is sending, in order: what was taken from its queue, or copies.
+#[derive(Debug)]
 pub(super) struct Group {
-    deliveries: Vec<Arc<Delivery>>,
+    serial: u64,
+    parts: Parts,
+    events: u64,
+    bytes: usize,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Parts {
+    Shared(Vec<Arc<Delivery>>),
+    Lines(Vec<u8>),
 }
 
 impl Group {
+    /// Makes a group of events of its own; each ends with a line feed.
+    pub(super) fn of_lines(lines: Vec<u8>, origin: Origin) -> Self {
+        let (events, bytes) = (count_events(&lines) as u64, lines.len());
+        Self::new(Parts::Lines(lines), events, bytes, origin)
+    }
+
+    fn of_deliveries(deliveries: Vec<Arc<Delivery>>) -> Self {
+        let events = deliveries.iter().map(|delivery| delivery.events).sum();
+        let bytes = deliveries.iter().map(|delivery| delivery.bytes).sum();
+        let mut origin = deliveries
+            .last()
+            .map_or(Origin::UNKNOWN, |delivery| delivery.origin);
+        origin.bypassed = deliveries.iter().any(|delivery| delivery.origin.bypassed);
+        Self::new(Parts::Shared(deliveries), events, bytes, origin)
+    }
+
+    fn new(parts: Parts, events: u64, bytes: usize, origin: Origin) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Self {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            parts,
+            events,
+            bytes,
+            origin,
+        }
+    }
+
+    /// Tells this group from any other.
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
     pub(super) fn events(&self) -> u64 {
-        self.deliveries.iter().map(|delivery| delivery.events).sum()
+        self.events
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.deliveries.iter().map(|delivery| delivery.bytes).sum()
+        self.bytes
+    }
+
+    /// Returns where the events come from; of several batches, the last one's.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
     }
 
     fn footprint(&self) -> usize {
-        self.deliveries
-            .iter()
-            .map(|delivery| delivery.footprint)
-            .sum()
+        match &self.parts {
+            Parts::Shared(deliveries) => deliveries.iter().map(|delivery| delivery.footprint).sum(),
+            Parts::Lines(_) => 0,
+        }
     }
 
-    /// Iterates over the events' bytes behind the first `skip`, as slices.
+    /// Iterates over the events' bytes behind the first `skip`, as slices of whole events.
     pub(super) fn slices(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
+        let (shared, lines) = match &self.parts {
+            Parts::Shared(deliveries) => (&deliveries[..], None),
+            Parts::Lines(lines) => (&[][..], Some(&lines[..])),
+        };
         let mut skip = skip;
-        self.deliveries
+        shared
             .iter()
             .flat_map(|delivery| delivery.block.slices())
+            .chain(lines)
             .filter_map(move |slice| {
                 let skipped = skip.min(slice.len());
                 skip -= skipped;
@@ -79,8 +163,23 @@ impl Group {
             })
     }
 
+    /// Iterates over the events behind the first `skip` bytes, without their line ends.
+    pub(super) fn lines(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
+        self.slices(skip).flat_map(|slice| {
+            let mut from = 0;
+            memchr::memchr_iter(b'\n', slice).map(move |end| {
+                let line = &slice[from..end];
+                from = end + 1;
+                line
+            })
+        })
+    }
+
     /// Counts the events that lie whole in the first `bytes`.
     pub(super) fn events_within(&self, bytes: usize) -> u64 {
+        if bytes == self.bytes {
+            return self.events;
+        }
         let mut left = bytes;
         let mut events = 0;
         for slice in self.slices(0) {
@@ -106,6 +205,15 @@ impl Group {
         }
         bytes
     }
+}
+
+/// How long an output waits for enough events to send at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Filling {
+    /// So many bytes are enough.
+    pub(super) bytes: usize,
+    /// After so long less is enough too.
+    pub(super) linger: Duration,
 }
 
 /// A queue, bounded by the memory that what is in it holds.
@@ -166,29 +274,66 @@ impl OutputQueue {
         true
     }
 
-    /// Takes what waits, up to a bound; waits until there is something. `None` at the end.
-    pub(super) async fn take(&self) -> Option<Group> {
+    /// Takes what waits, up to a bound; waits until there is something, and for as long as `filling`
+    /// says until there is enough. `None` at the end.
+    pub(super) async fn take(&self, filling: Filling) -> Option<Group> {
+        let mut lingers = !filling.linger.is_zero();
         loop {
+            if lingers && self.wait_until_filled(filling).await {
+                lingers = false;
+            }
             {
                 let mut state = self.state.lock();
-                let mut group = Group::default();
+                let mut taken = Vec::new();
                 let mut bytes = 0;
                 while let Some(next) = state.waiting.front() {
                     bytes += next.bytes;
-                    let full = group.deliveries.len() == MAX_GROUP_DELIVERIES;
-                    if !group.deliveries.is_empty() && (full || bytes > MAX_GROUP_BYTES) {
+                    let full = taken.len() == MAX_GROUP_DELIVERIES;
+                    if !taken.is_empty() && (full || bytes > MAX_GROUP_BYTES) {
                         break;
                     }
-                    group.deliveries.extend(state.waiting.pop_front());
+                    taken.extend(state.waiting.pop_front());
                 }
-                if !group.deliveries.is_empty() {
-                    return Some(group);
+                // Whoever else takes from this queue has to see the rest, or the end.
+                if !state.waiting.is_empty() || state.closed {
+                    self.arrived.notify_one();
+                }
+                if !taken.is_empty() {
+                    return Some(Group::of_deliveries(taken));
                 }
                 if state.closed {
                     return None;
                 }
             }
             self.arrived.notified().await;
+        }
+    }
+
+    /// Waits until there is something, and then until there is enough of it.
+    async fn wait_until_filled(&self, filling: Filling) -> bool {
+        let mut deadline = None;
+        loop {
+            {
+                let state = self.state.lock();
+                let bytes = state.waiting.iter().map(|delivery| delivery.bytes);
+                let waiting: usize = bytes.take(MAX_GROUP_DELIVERIES).sum();
+                let enough = filling.bytes.min(MAX_GROUP_BYTES);
+                if waiting >= enough || state.full || state.closed {
+                    return true;
+                }
+                if waiting > 0 {
+                    deadline.get_or_insert_with(|| Instant::now() + filling.linger);
+                }
+            }
+            let arrived = self.arrived.notified();
+            match deadline {
+                None => arrived.await,
+                Some(deadline) => {
+                    if timeout_at(deadline, arrived).await.is_err() {
+                        return true;
+                    }
+                }
+            }
         }
     }
 
@@ -218,9 +363,9 @@ impl OutputQueue {
 
     /// Takes everything that waits, and tells whoever sends to give up what it has in hand.
     pub(super) fn abandon(&self) -> Group {
-        let deliveries = self.state.lock().waiting.drain(..).collect();
+        let waiting = self.state.lock().waiting.drain(..).collect();
         self.abandoned.send_replace(true);
-        Group { deliveries }
+        Group::of_deliveries(waiting)
     }
 
     /// Turns true when what was taken must be given up.

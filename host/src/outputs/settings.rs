@@ -4,37 +4,63 @@
 //! | --- | --- | --- | --- |
 //! | `console` | | events go to stdout | |
 //! | `tcp` | `address` | `host:port` of a receiver of lines | required |
-//! | `http` | `url` | where to `POST`, `http://` or `https://` | required |
-//! | | `headers` | an object of header names and values, sent with every request | none |
-//! | | `timeout_ms` | for a whole request, 1 to 300,000 | 10,000 |
+//! | | `tls` | `{}` or `{"ca", "certificate", "key"}`, files (PEM); see [`TlsSettings`] | no TLS |
+//! | `http` | `url` | where to send, `http://` or `https://` | required |
+//! | | `method` | `POST` or `PUT` | `POST` |
+//! | | `headers` | an object of names and values, sent with every request; `${env:NAME}` and `${file:/path}` stand for secrets | none |
+//! | | `framing` | `lines` | `lines` |
+//! | | `compression` | `none`, `gzip` or `zstd` | `none` |
+//! | | `timeout_ms` | for a whole request, 1 to 300,000 | 30,000 |
+//! | | `max_batch_bytes` | of a body before compression, 1 KiB to 64 MiB; a single larger event is sent alone | 1 MiB |
+//! | | `max_batch_events` | of a body, 1 to 10,000 | the pipeline's `batch_size` |
+//! | | `linger_ms` | how long a batch that is not full waits for more events, 0 to 60,000 | 0 |
+//! | | `max_in_flight` | requests at the same time, 1 to 64; above 1 the order is not kept | 1 |
+//! | | `tls` | as for `tcp`, with an `https://` url | the system's authorities |
+//! | all but `console` | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::HeaderName;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::{
+    destination::{OutputPolicy, refused},
+    secret::Template,
+    tls::{self, TlsSettings},
+};
 use crate::manifest::{Invalid, Output, pointer_of};
 
 const TYPES: &str = "`console`, `http`, `tcp`";
 
-/// Longest time that a whole request may be given.
-const MAX_TIMEOUT: Duration = Duration::from_secs(300);
-
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Most headers of one output.
 const MAX_HEADERS: usize = 64;
 
-/// An output's settings, by type. Equal settings mean that a running output can be kept.
+/// An output's settings. Equal settings mean that a running output can be kept.
 #[derive(Debug, Clone, PartialEq)]
-pub enum OutputSettings {
-    /// Events go to stdout.
+pub struct OutputSettings {
+    /// Where events go.
+    pub target: Target,
+    /// What is done when they do not get there.
+    pub delivery: DeliverySettings,
+}
+
+/// Where events go, by type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// To stdout.
     Console,
     /// Lines over TCP.
     Tcp(TcpSettings),
-    /// `POST` of lines.
+    /// Requests.
     Http(HttpSettings),
+}
+
+/// What is done with events that do not get to the receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliverySettings {
+    /// How long the same events are tried on a receiver that answers.
+    pub give_up_after: Duration,
 }
 
 /// Settings of a `tcp` output.
@@ -42,17 +68,72 @@ pub enum OutputSettings {
 pub struct TcpSettings {
     /// `host:port`; the name is looked up again at every connection.
     pub address: String,
+    /// Whether and how the connection is secured.
+    pub tls: Option<TlsSettings>,
 }
 
-/// Settings of an `http` output.
+/// Settings of an output that sends requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpSettings {
     /// Where to send.
     pub url: reqwest::Url,
+    /// How.
+    pub method: Method,
     /// What to send with every request.
-    pub headers: HeaderMap,
+    pub headers: Vec<(HeaderName, Template)>,
+    /// How events are written into a body.
+    pub framing: Framing,
+    /// What is done to the body.
+    pub compression: Compression,
     /// For a whole request, from the connection to the end of the answer.
     pub timeout: Duration,
+    /// How much goes into a request.
+    pub batching: Batching,
+    /// Requests at the same time.
+    pub max_in_flight: usize,
+    /// How connections are secured, with `https://`.
+    pub tls: Option<TlsSettings>,
+}
+
+/// The method of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+}
+
+/// How events are written into a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// One event a line, as it is.
+    Lines,
+}
+
+/// What is done to a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Nothing.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// How much goes into a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// Most bytes, before compression.
+    pub max_bytes: usize,
+    /// Most events, if not the pipeline's `batch_size`.
+    pub max_events: Option<usize>,
+    /// How long a batch that is not full waits for more.
+    pub linger: Duration,
 }
 
 #[derive(Deserialize)]
@@ -63,16 +144,52 @@ struct ConsoleFields {}
 #[serde(deny_unknown_fields)]
 struct TcpFields {
     address: String,
+    tls: Option<TlsSettings>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HttpFields {
     url: String,
-    // The seed writes `null` for "none".
-    #[serde(default)]
+    method: Option<Method>,
+    framing: Option<Framing>,
+}
+
+/// What all outputs have in common that send requests.
+#[derive(Deserialize)]
+struct RequestFields {
     headers: Option<BTreeMap<String, String>>,
+    compression: Option<Compression>,
     timeout_ms: Option<u64>,
+    max_batch_bytes: Option<usize>,
+    max_batch_events: Option<usize>,
+    linger_ms: Option<u64>,
+    max_in_flight: Option<usize>,
+    tls: Option<TlsSettings>,
+}
+
+const REQUEST_FIELDS: [&str; 8] = [
+    "headers",
+    "compression",
+    "timeout_ms",
+    "max_batch_bytes",
+    "max_batch_events",
+    "linger_ms",
+    "max_in_flight",
+    "tls",
+];
+
+#[derive(Deserialize)]
+struct DeliveryFields {
+    give_up_after_s: Option<u64>,
+}
+
+const DELIVERY_FIELDS: [&str; 1] = ["give_up_after_s"];
+
+/// The fields of an output, as they are given.
+struct Given<'a> {
+    kind: &'a str,
+    fields: Map<String, Value>,
 }
 
 impl OutputSettings {
@@ -80,54 +197,117 @@ impl OutputSettings {
     ///
     /// # Errors
     /// [`Invalid`] names the field; its pointer starts at the output.
-    pub fn parse(output: &Output) -> Result<Self, Invalid> {
-        match output.kind.as_str() {
+    pub fn parse(output: &Output, policy: &OutputPolicy) -> Result<Self, Invalid> {
+        // The seed writes every field for every type, `null` where it has no meaning.
+        let set = output.settings.iter().filter(|(_, value)| !value.is_null());
+        let mut given = Given {
+            kind: &output.kind,
+            fields: set
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        };
+        let target = match given.kind {
             "console" => {
-                // The seed writes every field for every type, `null` where it has no meaning.
-                let ConsoleFields {} = fields(output)?;
-                Ok(Self::Console)
+                let ConsoleFields {} = given.rest()?;
+                return Ok(Self::console());
             }
-            "tcp" => {
-                let TcpFields { address } = fields(output)?;
-                check_address(&address)?;
-                Ok(Self::Tcp(TcpSettings { address }))
-            }
-            "http" => parse_http(fields(output)?).map(Self::Http),
+            "tcp" | "http" => given.kind.to_owned(),
             unknown => {
                 let shown: String = unknown.chars().take(60).collect();
-                Err(Invalid::new(
+                return Err(Invalid::new(
                     "unknown_output_type",
                     "/type",
                     format!("output type is `{shown}`; expected one of {TYPES}"),
-                ))
+                ));
             }
+        };
+        let delivery = parse_delivery(given.take(&DELIVERY_FIELDS)?)?;
+        let target = match target.as_str() {
+            "tcp" => Target::Tcp(parse_tcp(given.rest()?, policy)?),
+            _ => {
+                let common = given.take(&REQUEST_FIELDS)?;
+                Target::Http(parse_http(given.rest()?, common, policy)?)
+            }
+        };
+        Ok(Self { target, delivery })
+    }
+
+    /// The output that stands in when none is configured.
+    pub fn console() -> Self {
+        Self {
+            target: Target::Console,
+            delivery: DeliverySettings {
+                give_up_after: DEFAULT_GIVE_UP_AFTER,
+            },
         }
     }
 
     /// Returns the type's name.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Console => "console",
-            Self::Tcp(_) => "tcp",
-            Self::Http(_) => "http",
+        match self.target {
+            Target::Console => "console",
+            Target::Tcp(_) => "tcp",
+            Target::Http(_) => "http",
         }
     }
 }
 
-fn fields<T: DeserializeOwned>(output: &Output) -> Result<T, Invalid> {
-    let given = output.settings.iter().filter(|(_, value)| !value.is_null());
-    let given: serde_json::Map<String, Value> = given
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    serde_path_to_error::deserialize(Value::Object(given)).map_err(|error| {
-        let pointer = pointer_of(error.path());
-        let message = error.into_inner().to_string();
-        Invalid::new(
-            "invalid_output",
-            pointer,
-            format!("{} output: {message}", output.kind),
-        )
+impl Given<'_> {
+    /// Takes the fields of these names out.
+    fn take<T: DeserializeOwned>(&mut self, names: &[&str]) -> Result<T, Invalid> {
+        let taken = names
+            .iter()
+            .filter_map(|name| self.fields.remove_entry(*name))
+            .collect();
+        self.parse(taken)
+    }
+
+    /// Takes all others.
+    fn rest<T: DeserializeOwned>(&mut self) -> Result<T, Invalid> {
+        let rest = std::mem::take(&mut self.fields);
+        self.parse(rest)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, fields: Map<String, Value>) -> Result<T, Invalid> {
+        serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+            let pointer = pointer_of(error.path());
+            let message = error.into_inner().to_string();
+            Invalid::new(
+                "invalid_output",
+                pointer,
+                format!("{} output: {message}", self.kind),
+            )
+        })
+    }
+}
+
+/// The time that the OpenTelemetry Collector retries.
+const DEFAULT_GIVE_UP_AFTER: Duration = Duration::from_secs(300);
+
+fn parse_delivery(fields: DeliveryFields) -> Result<DeliverySettings, Invalid> {
+    let give_up_after = fields.give_up_after_s;
+    let seconds = within("give_up_after_s", give_up_after, 1..=604_800)?;
+    Ok(DeliverySettings {
+        give_up_after: seconds.map_or(DEFAULT_GIVE_UP_AFTER, Duration::from_secs),
     })
+}
+
+fn parse_tcp(fields: TcpFields, policy: &OutputPolicy) -> Result<TcpSettings, Invalid> {
+    let TcpFields { address, tls } = fields;
+    check_address(&address)?;
+    let host = host_of(&address);
+    check_host(host, policy, "/address")?;
+    if let Some(tls) = &tls {
+        tls::check(tls)?;
+        if rustls::pki_types::ServerName::try_from(host.to_owned()).is_err() {
+            return Err(Invalid::new(
+                "invalid_address",
+                "/address",
+                format!("`{host}` is no name that a certificate could have"),
+            ));
+        }
+    }
+    Ok(TcpSettings { address, tls })
 }
 
 fn check_address(address: &str) -> Result<(), Invalid> {
@@ -147,28 +327,97 @@ fn check_address(address: &str) -> Result<(), Invalid> {
     ))
 }
 
-fn parse_http(fields: HttpFields) -> Result<HttpSettings, Invalid> {
-    let shown: String = fields.url.chars().take(100).collect();
-    let invalid_url = |cause: &str| {
+/// Returns the host of `host:port`, an IPv6 address without its brackets.
+pub(super) fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// Refuses an address that is written out and must not be sent to. Names are looked at when they are
+/// looked up.
+fn check_host(host: &str, policy: &OutputPolicy, pointer: &str) -> Result<(), Invalid> {
+    match host.parse::<IpAddr>() {
+        Ok(address) if !policy.allows(address) => Err(Invalid::new(
+            "forbidden_address",
+            pointer,
+            refused(host, address),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn parse_http(
+    fields: HttpFields,
+    common: RequestFields,
+    policy: &OutputPolicy,
+) -> Result<HttpSettings, Invalid> {
+    let url = parse_url(&fields.url, "/url", policy)?;
+    let seconds = |ms: u64| Duration::from_millis(ms);
+    if let Some(tls) = &common.tls {
+        if url.scheme() != "https" {
+            return Err(Invalid::new(
+                "invalid_tls",
+                "/tls",
+                "`tls` is given, but `url` is `http://`; expected `https://`",
+            ));
+        }
+        tls::check(tls)?;
+    }
+    let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
+    let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
+    Ok(HttpSettings {
+        url,
+        method: fields.method.unwrap_or(Method::Post),
+        headers: parse_headers(common.headers.unwrap_or_default())?,
+        framing: fields.framing.unwrap_or(Framing::Lines),
+        compression: common.compression.unwrap_or(Compression::None),
+        timeout: seconds(timeout.unwrap_or(30_000)),
+        batching: Batching {
+            max_bytes: max_bytes.unwrap_or(1024 * 1024),
+            max_events: within("max_batch_events", common.max_batch_events, 1..=10_000)?,
+            linger: seconds(within("linger_ms", common.linger_ms, 0..=60_000)?.unwrap_or(0)),
+        },
+        max_in_flight: within("max_in_flight", common.max_in_flight, 1..=64)?.unwrap_or(1),
+        tls: common.tls,
+    })
+}
+
+/// Reads a URL of a receiver.
+pub(super) fn parse_url(
+    given: &str,
+    pointer: &str,
+    policy: &OutputPolicy,
+) -> Result<reqwest::Url, Invalid> {
+    let shown: String = given.chars().take(100).collect();
+    let invalid = |cause: &str| {
         Invalid::new(
             "invalid_url",
-            "/url",
-            format!("`url` is `{shown}`: {cause}; expected `http://host/path` or `https://...`"),
+            pointer,
+            format!("`{shown}`: {cause}; expected `http://host/path` or `https://...`"),
         )
     };
-    let url = reqwest::Url::parse(&fields.url).map_err(|error| invalid_url(&error.to_string()))?;
+    let url = reqwest::Url::parse(given).map_err(|error| invalid(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(invalid_url("the scheme is neither http nor https"));
+        return Err(invalid("the scheme is neither http nor https"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Invalid::new(
             "credentials_in_url",
-            "/url",
-            "`url` holds a user name or password, which would be shown wherever the url is; \
+            pointer,
+            "the url holds a user name or password, which would be shown wherever the url is; \
              send them in `headers`",
         ));
     }
-    let given = fields.headers.unwrap_or_default();
+    // The parser has brought every way to write an address into the one that `IpAddr` reads.
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    check_host(host, policy, pointer)?;
+    Ok(url)
+}
+
+fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Template)>, Invalid> {
     if given.len() > MAX_HEADERS {
         return Err(Invalid::new(
             "too_many",
@@ -179,7 +428,7 @@ fn parse_http(fields: HttpFields) -> Result<HttpSettings, Invalid> {
             ),
         ));
     }
-    let mut headers = HeaderMap::new();
+    let mut headers = Vec::new();
     for (name, value) in given {
         let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
         let invalid = |what| {
@@ -191,27 +440,34 @@ fn parse_http(fields: HttpFields) -> Result<HttpSettings, Invalid> {
         };
         let header = HeaderName::try_from(&name)
             .map_err(|_| invalid("a header name has only letters, digits and `-`"))?;
-        let value = HeaderValue::try_from(&value)
-            .map_err(|_| invalid("a header value has only visible characters and spaces"))?;
-        headers.insert(header, value);
+        let template = Template::parse(&value, &pointer)?;
+        let visible = |text: &str| reqwest::header::HeaderValue::try_from(text).is_ok();
+        if !visible(&value) || !template.fill().is_ok_and(|value| visible(&value)) {
+            return Err(invalid(
+                "a header value has only visible characters and spaces",
+            ));
+        }
+        headers.push((header, template));
     }
-    let timeout = fields
-        .timeout_ms
-        .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-    if timeout.is_zero() || timeout > MAX_TIMEOUT {
-        return Err(Invalid::new(
-            "invalid_timeout",
-            "/timeout_ms",
+    Ok(headers)
+}
+
+/// Checks a number; its pointer is its name.
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: Option<T>,
+    allowed: std::ops::RangeInclusive<T>,
+) -> Result<Option<T>, Invalid> {
+    match value {
+        Some(value) if !allowed.contains(&value) => Err(Invalid::new(
+            "out_of_range",
+            format!("/{name}"),
             format!(
-                "`timeout_ms` is {}; expected 1 to {}",
-                timeout.as_millis(),
-                MAX_TIMEOUT.as_millis()
+                "`{name}` is {value}; expected {} to {}",
+                allowed.start(),
+                allowed.end()
             ),
-        ));
+        )),
+        value => Ok(value),
     }
-    Ok(HttpSettings {
-        url,
-        headers,
-        timeout,
-    })
 }

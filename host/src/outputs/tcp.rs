@@ -4,26 +4,34 @@
 //! start. TCP has no acknowledgement that a program could see: what the kernel took counts as sent.
 
 use std::{
+    fmt::Debug,
     io::{self, IoSlice},
+    sync::Arc,
     time::Duration,
 };
 
+use futures_util::FutureExt;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use super::{
     OutputState,
     console::{MAX_SLICES, failed},
+    destination::OutputPolicy,
+    http::allowed_addresses,
     queue::Group,
     runner::Attempt,
-    settings::TcpSettings,
+    settings::{TcpSettings, host_of},
+    tls,
 };
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection, with its TLS, may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A receiver that takes no byte for so long is given up, and connected to again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,15 +43,31 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct TcpLines {
     settings: TcpSettings,
-    stream: Option<TcpStream>,
+    policy: OutputPolicy,
+    tls: Option<Arc<ClientConfig>>,
+    stream: Option<Box<dyn Stream>>,
 }
 
+/// A connection, secured or not.
+trait Stream: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin> Stream for S {}
+
 impl TcpLines {
-    pub(super) fn new(settings: TcpSettings) -> Self {
-        Self {
+    pub(super) fn new(settings: TcpSettings, policy: OutputPolicy) -> Result<Self, String> {
+        let tls = match &settings.tls {
+            None => None,
+            given => {
+                let config = tls::client_config(given.as_ref()).map_err(|(_, error)| error)?;
+                Some(Arc::new(config))
+            }
+        };
+        Ok(Self {
             settings,
+            policy,
+            tls,
             stream: None,
-        }
+        })
     }
 
     pub(super) async fn send(
@@ -53,6 +77,7 @@ impl TcpLines {
         state: &OutputState,
     ) -> Attempt {
         let mut written = 0;
+        let secured = self.tls.is_some();
         let stream = match self.connected().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -67,7 +92,12 @@ impl TcpLines {
                 .map(IoSlice::new)
                 .collect();
             if slices.is_empty() {
-                return Attempt::Sent { bytes: written };
+                // TLS holds bytes back until it is told to send them.
+                match timeout(WRITE_TIMEOUT, stream.flush()).await {
+                    Ok(Ok(())) => return Attempt::Sent { bytes: written },
+                    Ok(Err(error)) => break error,
+                    Err(_) => break io::Error::from(io::ErrorKind::TimedOut),
+                }
             }
             match timeout(WRITE_TIMEOUT, stream.write_vectored(&slices)).await {
                 Ok(Ok(0)) => break io::Error::from(io::ErrorKind::WriteZero),
@@ -81,6 +111,8 @@ impl TcpLines {
         };
         self.stream = None;
         let error = format!("cannot send to {}: {cause}", self.settings.address);
+        // What TLS took may not have left; sending it again is better than losing it.
+        let written = if secured { 0 } else { written };
         failed(group, done, written, error)
     }
 
@@ -97,30 +129,45 @@ impl TcpLines {
         }
     }
 
-    async fn connected(&mut self) -> io::Result<&mut TcpStream> {
-        if self.stream.as_ref().is_some_and(was_closed) {
+    async fn connected(&mut self) -> io::Result<&mut Box<dyn Stream>> {
+        if self.stream.as_mut().is_some_and(was_closed) {
             self.stream = None;
         }
         if self.stream.is_none() {
-            let connecting = TcpStream::connect(&self.settings.address);
-            let stream = timeout(CONNECT_TIMEOUT, connecting).await??;
-            // A last small write must not wait for the acknowledgement of the one before it.
-            stream.set_nodelay(true)?;
+            let stream = timeout(CONNECT_TIMEOUT, self.connect()).await??;
             self.stream = Some(stream);
         }
         Ok(self.stream.as_mut().expect("was just set"))
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let address = &self.settings.address;
+        let host = host_of(address);
+        let port = address
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
+        let addresses = allowed_addresses(host, port.unwrap_or_default(), &self.policy).await?;
+        let stream = TcpStream::connect(addresses.as_slice()).await?;
+        // A last small write must not wait for the acknowledgement of the one before it.
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::clone(tls));
+        Ok(Box::new(connector.connect(name, stream).await?))
     }
 }
 
 /// Whether the receiver has closed; writing to it would seem to work once. Costs no system call
 /// while nothing came back. What a receiver says is read and ignored.
-fn was_closed(stream: &TcpStream) -> bool {
+fn was_closed(stream: &mut Box<dyn Stream>) -> bool {
     let mut ignored = [0; 512];
     for _ in 0..16 {
-        match stream.try_read(&mut ignored) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        match stream.read(&mut ignored).now_or_never() {
+            None => return false,
+            Some(Ok(read)) if read > 0 => {}
+            Some(_) => return true,
         }
     }
     false

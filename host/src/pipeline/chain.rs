@@ -301,6 +301,13 @@ impl Chain {
         }
     }
 
+    /// Returns whether the last run let events pass a rule untouched, because of overload or because
+    /// the rule is broken.
+    pub fn bypassed(&self) -> bool {
+        let bypassed = |step: &WorkerStep| step.overloaded + step.ran.bypassed > 0;
+        self.steps.iter().any(bypassed)
+    }
+
     /// Books what the last run did.
     pub fn book(&self, ledger: &mut Ledger) {
         for step in &self.steps {

@@ -1,0 +1,109 @@
+//! TLS towards a receiver: which authorities are trusted, and the certificate that the gate shows.
+//!
+//! Certificates are always verified; there is no setting that turns it off.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+use serde::Deserialize;
+
+use crate::manifest::Invalid;
+
+/// The largest file of certificates, in bytes; the system's bundles have some 200 KiB.
+const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The field `tls` of an output.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// A file (PEM) with the certificates of the authorities to trust; by default the system's.
+    pub ca: Option<PathBuf>,
+    /// A file (PEM) with the certificate to show, and those that lead to its authority.
+    pub certificate: Option<PathBuf>,
+    /// A file (PEM) with the private key of that certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// Checks that the files can be used.
+pub(super) fn check(settings: &TlsSettings) -> Result<(), Invalid> {
+    client_config(Some(settings))
+        .map(drop)
+        .map_err(|(field, error)| Invalid::new("invalid_tls", format!("/tls/{field}"), error))
+}
+
+/// Builds what a connection is secured with; an error names the field.
+pub(super) fn client_config(
+    settings: Option<&TlsSettings>,
+) -> Result<ClientConfig, (&'static str, String)> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has what the default versions need");
+    let ca = settings.and_then(|settings| settings.ca.as_ref());
+    let builder = match ca {
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| ("ca", error.to_string()))?,
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path).map_err(|error| ("ca", error))? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| ("ca", format!("`{}`: {error}", path.display())))?;
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    let own = settings.map(|settings| (&settings.certificate, &settings.key));
+    match own {
+        None | Some((None, None)) => Ok(builder.with_no_client_auth()),
+        Some((Some(_), None)) => Err(("key", "`certificate` is given without `key`".to_owned())),
+        Some((None, Some(_))) => Err((
+            "certificate",
+            "`key` is given without `certificate`".to_owned(),
+        )),
+        Some((Some(certificate), Some(key))) => {
+            let chain = certificates(certificate).map_err(|error| ("certificate", error))?;
+            let key = private_key(key).map_err(|error| ("key", error))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| ("certificate", error.to_string()))
+        }
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    // ring and not the default aws-lc: it builds with a C compiler alone.
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(format!("`{}` holds no certificate (PEM)", path.display())),
+        Err(error) => Err(format!("`{}`: {error}", path.display())),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read(path)?)
+        .map_err(|error| format!("`{}` holds no private key (PEM): {error}", path.display()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_PEM_BYTES).read_to_end(&mut bytes));
+    read.map(|_| bytes)
+        .map_err(|error| format!("cannot read `{}`: {error}", path.display()))
+}

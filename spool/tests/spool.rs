@@ -1,0 +1,405 @@
+//! A spool against a simple model of it, and against damage of every kind.
+
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use streamgate_spool::{Appended, Fsync, MIN_BYTES, OpenError, Record, Settings, Spool, WhenFull};
+
+const NOW: Duration = Duration::ZERO;
+
+fn settings(when_full: WhenFull) -> Settings {
+    Settings {
+        max_bytes: MIN_BYTES,
+        when_full,
+        fsync: Fsync::Never,
+    }
+}
+
+fn open(folder: &Path) -> Spool {
+    Spool::open(folder, settings(WhenFull::Block)).expect("it always opens")
+}
+
+fn append(spool: &Spool, events: u32, payload: &[u8]) -> Option<u64> {
+    match spool.append(events, &[payload]).expect("the disk works") {
+        Appended::At { position, .. } => Some(position),
+        Appended::Full | Appended::Refused => None,
+    }
+}
+
+fn read(spool: &Spool) -> Option<Record> {
+    let read = spool.read(NOW);
+    assert_eq!(read.lost_events, 0);
+    read.record
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = paths
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "segment")
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn disk_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap();
+    entries
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+#[test]
+fn records_come_back_in_order_until_they_are_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    for number in 0..10_u8 {
+        append(&spool, 1, &[number; 100]).unwrap();
+    }
+    let records: Vec<Record> = std::iter::from_fn(|| read(&spool)).collect();
+    assert_eq!(records.len(), 10);
+    // Out of order: the third keeps those behind it.
+    for record in &records {
+        if record.payload[0] != 3 {
+            spool.acknowledge(record.position);
+        }
+    }
+    assert_eq!(spool.stats().events, 1);
+    drop(spool);
+    let spool = open(folder.path());
+    let again: Vec<u8> = std::iter::from_fn(|| read(&spool))
+        .map(|record| record.payload[0])
+        .collect();
+    assert_eq!(again, [3, 4, 5, 6, 7, 8, 9]);
+    spool.rewind();
+    assert_eq!(spool.stats().events, 7);
+    while let Some(record) = read(&spool) {
+        spool.acknowledge(record.position);
+    }
+    assert_eq!(spool.stats().events, 0);
+    drop(spool);
+    assert!(segments(folder.path()).is_empty());
+    let spool = open(folder.path());
+    assert!(read(&spool).is_none());
+    // Positions go on: a number never means two records.
+    assert_eq!(append(&spool, 1, b"x"), Some(11));
+}
+
+#[test]
+fn full_spool_blocks_and_goes_on_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let mut appended = 0;
+    while append(&spool, 3, &[7; 10_000]).is_some() {
+        appended += 1;
+        assert!(disk_bytes(folder.path()) <= MIN_BYTES);
+    }
+    assert!(appended > 90, "{appended} of about 104");
+    assert_eq!(spool.stats().events, 3 * appended);
+    let mut read_back = 0;
+    while let Some(record) = read(&spool) {
+        spool.acknowledge(record.position);
+        read_back += 1;
+        if read_back == 30 {
+            assert!(append(&spool, 3, &[8; 10_000]).is_some());
+        }
+    }
+    assert_eq!(read_back, appended + 1);
+}
+
+#[test]
+fn oldest_gives_way_and_every_event_is_accounted_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), settings(WhenFull::DropOldest)).unwrap();
+    let mut dropped_events = 0;
+    // What is in hand is never dropped: it could be on its way.
+    append(&spool, 2, &[0; 10_000]).unwrap();
+    let in_hand = read(&spool).unwrap();
+    for _ in 0..1_000 {
+        match spool.append(2, &[&[1; 10_000]]).unwrap() {
+            Appended::At { dropped, .. } => dropped_events += dropped.events,
+            other => panic!("{other:?}"),
+        }
+        assert!(disk_bytes(folder.path()) <= MIN_BYTES);
+    }
+    assert!(dropped_events > 1_000);
+    spool.acknowledge(in_hand.position);
+    let mut read_events = 2;
+    while let Some(record) = read(&spool) {
+        read_events += u64::from(record.events);
+        spool.acknowledge(record.position);
+    }
+    assert_eq!(read_events + dropped_events, 2_002);
+    assert_eq!(spool.stats().events, 0);
+}
+
+#[test]
+fn newest_gives_way_if_so_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), settings(WhenFull::DropNewest)).unwrap();
+    while append(&spool, 1, &[1; 10_000]).is_some() {}
+    assert!(matches!(
+        spool.append(1, &[&[1; 10_000]]),
+        Ok(Appended::Refused)
+    ));
+    // A record that is larger than the spool never fits.
+    let blocking = tempfile::tempdir().unwrap();
+    let large = vec![1; 2 * 1024 * 1024];
+    let appended = open(blocking.path()).append(1, &[&large]);
+    assert!(matches!(appended, Ok(Appended::Refused)));
+}
+
+#[test]
+fn second_owner_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let second = Spool::open(folder.path(), settings(WhenFull::Block));
+    assert!(matches!(second, Err(OpenError::InUse(_))));
+    drop(spool);
+    open(folder.path());
+}
+
+#[test]
+fn damage_costs_the_records_that_it_hits_and_no_other() {
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().unwrap();
+        let spool = open(folder.path());
+        for number in 0..60_u8 {
+            let payload = vec![number; random.usize(1..6_000)];
+            append(&spool, 5, &payload).unwrap();
+        }
+        drop(spool);
+        let paths = segments(folder.path());
+        let path = &paths[random.usize(..paths.len())];
+        let mut bytes = fs::read(path).unwrap();
+        let at = random.usize(..bytes.len());
+        match random.u8(..5) {
+            0 => bytes[at] ^= 1 << random.u8(..8),
+            1 => bytes.truncate(at),
+            2 => bytes[at..].fill(0),
+            3 => drop(bytes.splice(at..at, [b'S', b'G', b'r', b'1', 0, 0])),
+            _ => bytes = vec![random.u8(..); at],
+        }
+        fs::write(path, &bytes).unwrap();
+        fs::write(folder.path().join("foreign.txt"), b"what is this").unwrap();
+        let spool = open(folder.path());
+        let expected = spool.stats().events;
+        append(&spool, 5, b"after").unwrap();
+        let (mut found, mut last) = (Vec::new(), Vec::new());
+        while let Some(record) = read(&spool) {
+            found.push(record.position);
+            spool.acknowledge(record.position);
+            last = record.payload;
+        }
+        assert!(
+            found.is_sorted() && last == b"after",
+            "seed {seed}: {found:?}"
+        );
+        assert_eq!(found.len() as u64 * 5, expected + 5, "seed {seed}");
+        assert_eq!(spool.stats().events, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn damage_while_it_is_open_is_counted_in_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    for _ in 0..20 {
+        append(&spool, 5, &[9; 1_000]).unwrap();
+    }
+    let path = &segments(folder.path())[0];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[3 * 1_024 + 500] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let (mut found, mut lost) = (0, 0);
+    loop {
+        let read = spool.read(NOW);
+        lost += read.lost_events;
+        let Some(record) = read.record else { break };
+        found += u64::from(record.events);
+        spool.acknowledge(record.position);
+    }
+    assert_eq!((found, lost), (95, 5));
+    let stats = spool.stats();
+    assert_eq!((stats.events, stats.lost_events), (0, 5));
+    assert!(stats.damaged_bytes >= 1_000, "{stats:?}");
+}
+
+#[test]
+fn deleted_files_are_counted_and_nothing_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    for _ in 0..60 {
+        append(&spool, 2, &[9; 10_000]).unwrap();
+    }
+    let paths = segments(folder.path());
+    assert!(paths.len() > 3);
+    fs::remove_file(&paths[1]).unwrap();
+    let (mut found, mut lost) = (0, 0);
+    loop {
+        let read = spool.read(NOW);
+        lost += read.lost_events;
+        let Some(record) = read.record else { break };
+        found += u64::from(record.events);
+        spool.acknowledge(record.position);
+    }
+    assert_eq!(found + lost, 120);
+    assert!(lost > 0 && spool.stats().error.is_some());
+}
+
+#[test]
+fn disk_that_fails_is_told_of_and_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("spool");
+    let spool = open(&inside);
+    append(&spool, 1, b"before").unwrap();
+    // The next segment cannot be made where there is no folder.
+    let aside = folder.path().join("aside");
+    fs::rename(&inside, &aside).unwrap();
+    while let Ok(appended) = spool.append(1, &[&[5; 20_000]]) {
+        assert!(matches!(appended, Appended::At { .. }), "{appended:?}");
+    }
+    assert!(spool.stats().error.is_some());
+    fs::rename(&aside, &inside).unwrap();
+    append(&spool, 1, b"after").unwrap();
+    assert_eq!(spool.stats().error, None);
+    let mut last = Vec::new();
+    while let Some(record) = read(&spool) {
+        spool.acknowledge(record.position);
+        last = record.payload;
+    }
+    assert_eq!(last, b"after");
+}
+
+#[test]
+fn sync_holds_for_all_who_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        fsync: Fsync::Interval(Duration::from_secs(3600)),
+        ..settings(WhenFull::Block)
+    };
+    let spool = Spool::open(folder.path(), settings).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let position = append(&spool, 1, &[1; 2_000]).unwrap();
+                    spool.sync(position).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(spool.stats().events, 160);
+}
+
+/// What a spool should be.
+#[derive(Debug, Default)]
+struct Model {
+    waiting: VecDeque<(u64, Vec<u8>)>,
+    in_hand: VecDeque<(u64, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(usize),
+    Read,
+    Acknowledge(usize),
+    Rewind,
+    Crash { torn: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1_usize..40_000).prop_map(Step::Append),
+        6 => Just(Step::Read),
+        5 => (0_usize..8).prop_map(Step::Acknowledge),
+        1 => Just(Step::Rewind),
+        1 => (0_usize..500).prop_map(|torn| Step::Crash { torn }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Nothing that was appended and not acknowledged is lost, whatever happens in between; what comes
+    /// again after a crash is what was not acknowledged without a gap.
+    #[test]
+    fn spool_does_what_its_model_does(steps in prop::collection::vec(step(), 1..200)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Some(open(folder.path()));
+        let mut model = Model::default();
+        let mut acknowledged: std::collections::BTreeSet<u64> = std::collections::BTreeSet::new();
+        for step in steps {
+            let open_spool = spool.as_ref().unwrap();
+            match step {
+                Step::Append(length) => {
+                    let payload = vec![(length % 251).try_into().expect("below 256"); length];
+                    if let Some(position) = append(open_spool, 1, &payload) {
+                        model.waiting.push_back((position, payload));
+                    }
+                }
+                Step::Read => {
+                    let found = read(open_spool).map(|record| (record.position, record.payload));
+                    // What was acknowledged before a crash may come again.
+                    if let Some((position, _)) = &found && acknowledged.contains(position) {
+                        open_spool.acknowledge(*position);
+                        continue;
+                    }
+                    let expected = model.waiting.pop_front();
+                    prop_assert_eq!(&found, &expected);
+                    model.in_hand.extend(found);
+                }
+                Step::Acknowledge(at) if at < model.in_hand.len() => {
+                    let (position, _) = model.in_hand.remove(at).unwrap();
+                    open_spool.acknowledge(position);
+                    acknowledged.insert(position);
+                }
+                Step::Acknowledge(_) => {}
+                Step::Rewind => {
+                    open_spool.rewind();
+                    back_to_waiting(&mut model);
+                }
+                Step::Crash { torn } => {
+                    drop(spool.take());
+                    // What a write that did not finish leaves behind.
+                    if let Some(last) = segments(folder.path()).last() {
+                        let mut bytes = fs::read(last).unwrap();
+                        bytes.extend((0..torn).map(|_| fastrand::u8(..)));
+                        fs::write(last, bytes).unwrap();
+                    }
+                    spool = Some(open(folder.path()));
+                    back_to_waiting(&mut model);
+                }
+            }
+        }
+        let spool = spool.unwrap();
+        spool.rewind();
+        back_to_waiting(&mut model);
+        let mut rest = Vec::new();
+        while let Some(record) = read(&spool) {
+            if !acknowledged.contains(&record.position) {
+                rest.push((record.position, record.payload));
+            }
+        }
+        prop_assert_eq!(rest, Vec::from(model.waiting));
+    }
+}
+
+fn back_to_waiting(model: &mut Model) {
+    let mut again: Vec<_> = model.in_hand.drain(..).collect();
+    again.sort_unstable_by_key(|(position, _)| *position);
+    for record in again.into_iter().rev() {
+        model.waiting.push_front(record);
+    }
+}
