@@ -24,5 +24,6 @@ mod reload;
 mod restart;
 mod rules;
 mod shutdown;
+mod spool;
 mod support;
 mod writing_a_processor;

@@ -222,8 +222,8 @@ fn events_that_are_refused_for_good_are_counted() {
         gate.run(&json!([]), &[http("out", &receiver)]);
         gate.send(b"refused 1\nrefused 2\n");
         let stats = gate.settled(2);
-        let discarded = &stats["outputs"][0]["discarded"];
-        assert_eq!(discarded["rejected"], 2, "{status}: {stats:#}");
+        let output = &stats["outputs"][0];
+        assert_eq!(output["dead_lettered"], 2, "{status}: {stats:#}");
         gate.send(b"taken\n");
         receiver.wait_for(b"taken\n");
         gate.finish(3);
@@ -263,7 +263,7 @@ fn request_that_is_too_large_is_split_down_to_the_event_that_is() {
     receiver.wait_for(&numbered(0..1_000));
     let stats = gate.settled(1_001);
     assert_eq!(stats["outputs"][0]["sent"], 1_000);
-    assert_eq!(stats["outputs"][0]["discarded"]["rejected"], 1);
+    assert_eq!(stats["outputs"][0]["dead_lettered"], 1);
     gate.stop();
 }
 
@@ -408,7 +408,7 @@ fn redirects_are_not_followed() {
     gate.run(&json!([]), &[http("out", &receiver)]);
     gate.send(b"event\n");
     let stats = gate.settled(1);
-    assert_eq!(stats["outputs"][0]["discarded"]["rejected"], 1);
+    assert_eq!(stats["outputs"][0]["dead_lettered"], 1);
     assert!(elsewhere.requests().is_empty());
     gate.stop();
 }

@@ -6,12 +6,13 @@
 //! ```text
 //! received  = in_flight + delivered_to_chain_end + filtered + sampled + deduplicated + throttled
 //!           + rule_dropped + shed
-//! an output's offered = sent + dead_lettered + discarded (by reason) + queued
+//! an output's offered + recovered + redriven = sent + dead_lettered + discarded (by reason) + queued
 //! ```
 //!
 //! `in_flight` and `queued` are booked as events come and go, not computed from the rest, so that
 //! the equations can fail and tests can assert them. An output's `offered` is the pipeline's
-//! `delivered_to_chain_end` since that output was made.
+//! `delivered_to_chain_end` since that output was made, `recovered` what it found in its spool then, and
+//! `redriven` what was taken out of its dead letters.
 //!
 //! Accounts of rules and outputs live as long as something refers to them ([`RuleAccount`],
 //! [`OutputAccount`]); what was booked for a rule that is gone stays in the pipeline's totals.
@@ -60,14 +61,20 @@ pub enum DiscardReason {
     Shutdown,
     /// The output was taken out of the manifest, and could not send what it had left.
     Removed,
+    /// The output's spool was full, and this gave way.
+    SpoolFull,
+    /// The output's spool was damaged.
+    SpoolDamaged,
 }
 
-const DISCARD_REASONS: [(DiscardReason, &str); 5] = [
+const DISCARD_REASONS: [(DiscardReason, &str); 7] = [
     (DiscardReason::QueueFull, "queue_full"),
     (DiscardReason::Rejected, "rejected"),
     (DiscardReason::GaveUp, "gave_up"),
     (DiscardReason::Shutdown, "shutdown"),
     (DiscardReason::Removed, "removed"),
+    (DiscardReason::SpoolFull, "spool_full"),
+    (DiscardReason::SpoolDamaged, "spool_damaged"),
 ];
 
 /// The accounts of the whole process. Cheap to share.
@@ -118,9 +125,12 @@ struct RuleFigures {
 #[derive(Debug, Default, Clone, Copy)]
 struct OutputFigures {
     offered: u64,
+    recovered: u64,
+    redriven: u64,
     queued: u64,
     sent: u64,
     sent_bytes: u64,
+    dead_lettered: u64,
     discarded: [u64; DISCARD_REASONS.len()],
 }
 
@@ -240,9 +250,11 @@ impl Books {
                     id: output.id.clone(),
                     kind: output.kind.clone(),
                     offered: figures.offered,
+                    recovered: figures.recovered,
+                    redriven: figures.redriven,
                     sent: figures.sent,
                     sent_bytes: figures.sent_bytes,
-                    dead_lettered: 0,
+                    dead_lettered: figures.dead_lettered,
                     discarded,
                     queued: figures.queued,
                 }
@@ -361,6 +373,50 @@ impl OutputAccount {
             if reason == DiscardReason::Removed {
                 ledger.removed_discarded += events;
             }
+        });
+    }
+
+    /// Books queued events as dead letters.
+    pub fn dead_lettered(&self, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.queued -= events;
+            figures.dead_lettered += events;
+        });
+    }
+
+    /// Books events that were found in a spool; they are queued from here on.
+    pub fn recovered(&self, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.recovered += events;
+            figures.queued += events;
+        });
+    }
+
+    /// Books events that were taken out of the dead letters; they are queued from here on.
+    pub fn redriven(&self, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.redriven += events;
+            figures.queued += events;
+        });
+    }
+
+    /// Takes [`Self::redriven`] back, for events that went back to the dead letters.
+    pub fn not_redriven(&self, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.redriven -= events;
+            figures.queued -= events;
+        });
+    }
+
+    /// Books what is queued as left in the spool of an output that ends; whoever opens it next books
+    /// it as recovered.
+    pub fn left_in_spool(&self) {
+        self.books.settle(|ledger| {
+            ledger.outputs.get_mut(self.slot).queued = 0;
         });
     }
 
@@ -560,14 +616,18 @@ pub struct OutputStats {
     /// The output's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Events that reached the end of the chain. Equals the sum of `sent`, `dead_lettered`,
-    /// `queued` and all of `discarded`.
+    /// Events that reached the end of the chain. With `recovered` and `redriven` it equals the sum of
+    /// `sent`, `dead_lettered`, `queued` and all of `discarded`.
     pub offered: u64,
+    /// Events that were found in the output's spool when it was made.
+    pub recovered: u64,
+    /// Events that were taken out of the dead letters to be sent again.
+    pub redriven: u64,
     /// Events that the receiver took.
     pub sent: u64,
     /// Their bytes, terminators included.
     pub sent_bytes: u64,
-    /// Events that were set aside; always 0 in this version.
+    /// Events that the receiver will never take, and that were kept with the reason.
     pub dead_lettered: u64,
     /// Events that the output gave up, by reason.
     pub discarded: BTreeMap<String, u64>,

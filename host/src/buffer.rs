@@ -15,7 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::memory::Block;
+use crate::{memory::Block, receipt::Claim};
 
 /// What a worker is handed.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Work {
     /// The connection's right to have one more batch before the workers; given back as soon as the
     /// batch is on its way to the outputs.
     pub window: Option<OwnedSemaphorePermit>,
+    /// Of a sender that waits until its events are safe.
+    pub claim: Option<Claim>,
 }
 
 /// Bytes that wait in front of the workers.

@@ -100,6 +100,9 @@ pub struct Settings {
     /// directory of the store, or of the cache]
     #[arg(long, env = "STREAMGATE_SPOOL", value_name = "DIR")]
     pub spool: Option<String>,
+    /// Answer `POST /ingest` only when every output has the events delivered or on its disk
+    #[arg(long, env = "STREAMGATE_DURABLE")]
+    pub durable: bool,
     /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
     #[arg(long, env = "STREAMGATE_ALLOW_LINK_LOCAL")]
     pub allow_link_local: bool,
@@ -135,6 +138,8 @@ pub struct Config {
     pub compile: CompileLimits,
     /// What outputs may do, and where they keep files.
     pub outputs: OutputPolicy,
+    /// Whether `POST /ingest` is answered only when events are safe.
+    pub durable: bool,
     /// How long the end may take.
     pub grace_period: Duration,
     /// The name of this gate.
@@ -265,6 +270,7 @@ impl Config {
             redis,
             store,
             outputs,
+            durable: given.durable || file.durable,
             manifest: given.manifest.or(file.manifest),
             memory_budget_bytes: size(
                 "memory_budget",

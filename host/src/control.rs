@@ -208,6 +208,8 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(detectors::list))
         .routes(routes!(outputs::list, outputs::add, outputs::clear))
         .routes(routes!(outputs::show, outputs::put, outputs::delete))
+        .routes(routes!(outputs::dead_letters))
+        .routes(routes!(outputs::redrive))
         .routes(routes!(modules::list))
         .routes(routes!(modules::show, modules::put, modules::delete))
         .routes(routes!(modules::download))

@@ -156,6 +156,18 @@ impl Gate {
         &self.inner.wasm
     }
 
+    /// Returns an output of the live revision.
+    pub fn output(&self, id: &str) -> Option<Arc<OutputHandle>> {
+        let live = self.inner.shared.revision.load();
+        let found = live.outputs.iter().find(|output| output.name().id == id);
+        found.map(Arc::clone)
+    }
+
+    /// Returns the budget that events draw on.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.inner.memory
+    }
+
     /// Returns what outputs may do.
     pub fn output_policy(&self) -> &OutputPolicy {
         &self.inner.launcher.policy
@@ -431,6 +443,7 @@ impl Gate {
             running: watch::channel(0).0,
             abort: watch::channel(false).1,
             ending: Arc::default(),
+            spooled: Arc::default(),
         };
         let wasm = Wasm::new(1, Compiler::Here);
         let revision = first_revision(&Manifest::empty(), &launcher, &memory, &wasm, &|_| Ok(None));

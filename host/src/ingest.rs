@@ -15,6 +15,7 @@ use crate::{
     books::{Books, Ingest},
     buffer::{Work, WorkQueue},
     memory::{Block, Memory},
+    receipt::Claim,
 };
 
 pub mod framing;
@@ -45,6 +46,8 @@ pub struct Intake {
     pub books: Arc<Books>,
     /// Bounds of what is taken in.
     pub limits: Limits,
+    /// Whether senders over HTTP are answered only when their events are safe.
+    pub durable: bool,
     queues: Vec<Arc<WorkQueue>>,
     next_lane: AtomicUsize,
 }
@@ -63,6 +66,7 @@ impl Intake {
         memory: Arc<Memory>,
         books: Arc<Books>,
         limits: Limits,
+        durable: bool,
         queues: Vec<Arc<WorkQueue>>,
     ) -> Arc<Self> {
         assert!(!queues.is_empty(), "there is at least one worker");
@@ -70,6 +74,7 @@ impl Intake {
             memory,
             books,
             limits,
+            durable,
             queues,
             next_lane: AtomicUsize::new(0),
         })
@@ -94,12 +99,29 @@ impl Intake {
 impl Lane {
     /// Books the events of a block and hands it to the worker. Never waits.
     pub fn send(&self, block: Block, window: Option<OwnedSemaphorePermit>) {
+        self.send_claimed(block, window, None);
+    }
+
+    /// Does the same for a sender that waits until its events are safe.
+    pub fn send_claimed(
+        &self,
+        block: Block,
+        window: Option<OwnedSemaphorePermit>,
+        claim: Option<Claim>,
+    ) {
         if block.is_empty() {
+            if let Some(claim) = claim {
+                claim.settle();
+            }
             return;
         }
         self.books
             .received(self.ingest, block.events(), block.byte_len());
-        self.queue.push(Work { block, window });
+        self.queue.push(Work {
+            block,
+            window,
+            claim,
+        });
     }
 
     /// Books events that were cut.

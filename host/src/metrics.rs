@@ -303,6 +303,12 @@ fn of_outputs(families: &mut Vec<Family>, stats: &Stats) {
         "Events that wait for the output, or are being sent",
         |output| output.queued,
     );
+    all(
+        Kind::Counter,
+        "streamgate_output_dead_lettered_events",
+        "Events that the receiver will never take, and that were kept",
+        |output| output.dead_lettered,
+    );
     let discarded = outputs().flat_map(|output| {
         output.discarded.iter().map(|(reason, events)| {
             series(

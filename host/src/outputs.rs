@@ -10,11 +10,12 @@
 //! together ever block what is before them for longer than [`STALLED_AFTER`].
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -25,22 +26,26 @@ use utoipa::ToSchema;
 use crate::{
     books::{Books, DiscardReason, NamedOutput, OutputAccount},
     manifest::{Invalid, Output},
-    memory::Block,
+    memory::{BlockSize, Memory},
 };
 
+pub use dead_letters::DeadLetter;
 pub use destination::OutputPolicy;
 pub use queue::{Delivery, Origin};
 pub use settings::{OutputSettings, Target};
 
 mod console;
+mod dead_letters;
 mod destination;
 mod exchange;
+mod format;
 mod http;
 mod pace;
 mod queue;
 mod runner;
 mod secret;
 mod settings;
+mod spooling;
 mod tcp;
 mod tls;
 
@@ -57,6 +62,7 @@ pub struct OutputHandle {
     settings: OutputSettings,
     queue: Arc<OutputQueue>,
     state: Arc<OutputState>,
+    files: runner::Files,
     runtime: tokio::runtime::Handle,
     ending: Arc<AtomicBool>,
 }
@@ -71,6 +77,10 @@ pub struct OutputState {
     failing: AtomicBool,
     /// So many failed that only a probe is made now and then.
     open: AtomicBool,
+    /// What the disk of its spool said last, if it fails.
+    disk_error: Mutex<Option<String>>,
+    /// Whether it has a spool: then its queue empties whatever the receiver does.
+    spooled: bool,
     last_error: Mutex<Option<String>>,
 }
 
@@ -95,6 +105,26 @@ pub struct OutputStatus {
     /// What went wrong last, if anything did since the last success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Its spool, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolStatus>,
+    /// Events in its dead letters, if it keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u64>,
+}
+
+/// What `GET /status` says of a spool.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SpoolStatus {
+    /// Events on the disk that were not sent yet.
+    pub events: u64,
+    /// Bytes of its files.
+    pub disk_bytes: u64,
+    /// Bytes that were passed over since the output was made, since they are damaged.
+    pub damaged_bytes: u64,
+    /// What the disk said last, if it fails: events go past the spool then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Starts outputs.
@@ -114,7 +144,12 @@ pub struct Launcher {
     pub abort: tokio::sync::watch::Receiver<bool>,
     /// Turns true when the end of the process begins.
     pub ending: Arc<AtomicBool>,
+    /// How outputs with a spool are told to let go of it, by id.
+    pub spooled: SpoolOwners,
 }
+
+/// How outputs with a spool are told to let go of it, by id.
+pub type SpoolOwners = Arc<Mutex<HashMap<String, tokio::sync::watch::Sender<bool>>>>;
 
 /// Hands batches to outputs.
 #[derive(Debug)]
@@ -155,22 +190,37 @@ impl Launcher {
             limit_bytes,
             Arc::clone(&self.room),
         ));
-        let state = Arc::new(OutputState::new());
+        let spooled = settings.delivery.spool.is_some();
+        let state = Arc::new(OutputState::new(spooled));
         let account = self.books.open_output();
         let name = NamedOutput {
             id: id.to_owned(),
             kind: settings.kind().to_owned(),
             account,
         };
-        runner::spawn(self, &settings, &name, &queue, &state);
+        let files = runner::spawn(self, &settings, &name, &queue, &state);
         Arc::new(OutputHandle {
             name,
             settings,
             queue,
             state,
+            files,
             runtime: self.runtime.clone(),
             ending: Arc::clone(&self.ending),
         })
+    }
+
+    /// Has the output that was started before under this id let go of its files, and says how the new
+    /// one is told to.
+    fn take_over(&self, id: &str) -> tokio::sync::watch::Sender<bool> {
+        let stop = tokio::sync::watch::Sender::new(false);
+        let mut spooled = self.spooled.lock();
+        // Those that have ended need not be remembered.
+        spooled.retain(|_, stop| stop.receiver_count() > 0);
+        if let Some(before) = spooled.insert(id.to_owned(), stop.clone()) {
+            before.send_replace(true);
+        }
+        stop
     }
 }
 
@@ -212,6 +262,70 @@ impl OutputHandle {
             queued_bytes,
             queue_limit_bytes,
             last_error: self.state.last_error.lock().clone(),
+            spool: self.spool_status(),
+            dead_letters: self
+                .files
+                .dead_letters
+                .as_ref()
+                .map(|letters| letters.count()),
+        }
+    }
+
+    fn spool_status(&self) -> Option<SpoolStatus> {
+        self.settings.delivery.spool.as_ref()?;
+        let stats = self
+            .files
+            .spooling
+            .as_ref()
+            .and_then(|spooling| spooling.stats());
+        let stats = stats.unwrap_or_default();
+        Some(SpoolStatus {
+            events: stats.events,
+            disk_bytes: stats.disk_bytes,
+            damaged_bytes: stats.damaged_bytes,
+            error: self.state.disk_error.lock().clone().or(stats.error),
+        })
+    }
+
+    /// Returns some of the oldest dead letters; `None` if the output keeps none. Blocks on the disk.
+    pub fn dead_letters(&self, most: usize) -> Option<Vec<DeadLetter>> {
+        let letters = self.files.dead_letters.as_ref()?;
+        Some(letters.show(most))
+    }
+
+    /// Takes dead letters out and queues them again, until none is left or the queue has no room.
+    /// Returns how many; `None` if the output keeps none. Blocks on the disk.
+    pub fn redrive(&self, memory: &Arc<Memory>) -> Option<u64> {
+        let letters = self.files.dead_letters.as_ref()?;
+        let right = letters.reading();
+        let mut redriven = 0;
+        loop {
+            let Some(taken) = letters.take(&right) else {
+                return Some(redriven);
+            };
+            if taken.events == 0 {
+                taken.done();
+                return Some(redriven);
+            }
+            let block =
+                BlockSize::fitting(taken.lines.len()).and_then(|size| memory.try_acquire(size));
+            let Some(mut block) = block else {
+                return Some(redriven);
+            };
+            block.buffer_mut()[..taken.lines.len()].copy_from_slice(&taken.lines);
+            block.set_filled(taken.lines.len());
+            let origin = Origin {
+                at: SystemTime::now(),
+                ..Origin::UNKNOWN
+            };
+            let delivery = Arc::new(Delivery::new(block, origin, Vec::new()));
+            self.account().redriven(taken.events);
+            if !self.queue.push(&delivery, || self.state.progressed()) {
+                self.account().not_redriven(taken.events);
+                return Some(redriven);
+            }
+            redriven += taken.events;
+            taken.done();
         }
     }
 }
@@ -229,12 +343,14 @@ impl Drop for OutputHandle {
 }
 
 impl OutputState {
-    fn new() -> Self {
+    fn new(spooled: bool) -> Self {
         Self {
             started: Instant::now(),
             progress_ms: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             open: AtomicBool::new(false),
+            disk_error: Mutex::new(None),
+            spooled,
             last_error: Mutex::new(None),
         }
     }
@@ -269,6 +385,22 @@ impl OutputState {
         }
     }
 
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the disk of the spool said, if it fails.
+    fn note_disk(&self, error: Option<String>) {
+        let mut known = self.disk_error.lock();
+        if known.is_none() != error.is_none() {
+            match &error {
+                Some(error) => warn!(error, "a spool fails; events go past it"),
+                None => info!("the spool works again"),
+            }
+        }
+        *known = error;
+    }
+
     fn failed(&self, error: String) {
         *self.last_error.lock() = Some(error);
         self.failing.store(true, Ordering::Relaxed);
@@ -276,7 +408,7 @@ impl OutputState {
 
     /// Whether it is worth waiting for.
     fn gets_on(&self) -> bool {
-        !self.failing.load(Ordering::Relaxed) && !self.is_stalled()
+        (self.spooled || !self.is_failing()) && !self.is_stalled()
     }
 
     fn is_stalled(&self) -> bool {
@@ -289,8 +421,8 @@ impl OutputState {
 
 impl FanOut {
     /// Hands a batch, already booked as offered, to every output. Returns whether it had to wait.
-    pub fn hand_over(&self, block: Block, origin: Origin, outputs: &[Arc<OutputHandle>]) -> bool {
-        let delivery = Arc::new(Delivery::new(block, origin));
+    pub fn hand_over(&self, delivery: Delivery, outputs: &[Arc<OutputHandle>]) -> bool {
+        let delivery = Arc::new(delivery);
         let mut refused: Vec<&Arc<OutputHandle>> = Vec::new();
         let offer =
             |output: &Arc<OutputHandle>| output.queue.push(&delivery, || output.state.progressed());
@@ -319,6 +451,7 @@ impl FanOut {
             self.room.waiting.fetch_sub(1, Ordering::SeqCst);
         }
         for output in refused {
+            delivery.lose();
             output
                 .account()
                 .discarded(DiscardReason::QueueFull, delivery.events());

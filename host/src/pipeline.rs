@@ -22,7 +22,7 @@ use tracing::{error, info};
 use crate::{
     books::Books,
     buffer::{Backlog, Work, WorkQueue},
-    outputs::{FanOut, Origin, OutputHandle},
+    outputs::{Delivery, FanOut, Origin, OutputHandle},
 };
 
 pub use chain::{BuildError, Chain, CompiledChain, ModuleSource, Parts, RuleStatus, check_rule};
@@ -172,7 +172,11 @@ impl Worker {
     }
 
     fn process(&mut self, work: Work) {
-        let Work { mut block, window } = work;
+        let Work {
+            mut block,
+            window,
+            claim,
+        } = work;
         let waiting = self.shared.backlog.bytes();
         let overloaded = self.shared.overload.update(waiting, self.outputs_are_slow);
 
@@ -205,13 +209,23 @@ impl Worker {
             }
         });
         drop(window);
+        let claims = match &claim {
+            Some(claim) if survivors > 0 => outputs.iter().map(|_| claim.another()).collect(),
+            _ => Vec::new(),
+        };
+        if let Some(claim) = claim {
+            claim.settle();
+        }
         if survivors > 0 {
             let origin = Origin {
                 revision: self.revision.number,
                 bypassed: self.chain.bypassed(),
                 at: SystemTime::now(),
             };
-            self.outputs_are_slow = self.shared.fan_out.hand_over(block, origin, outputs);
+            self.outputs_are_slow = self
+                .shared
+                .fan_out
+                .hand_over(Delivery::new(block, origin, claims), outputs);
         }
     }
 }

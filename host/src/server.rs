@@ -141,6 +141,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         running,
         abort: aborted,
         ending: Arc::default(),
+        spooled: Arc::default(),
     };
     let wasm = Wasm::new(config.workers, Compiler::Child(config.compile));
     let build = |manifest: &Manifest| {
@@ -176,7 +177,13 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         launcher,
         wasm,
     );
-    let intake = Intake::new(memory, Arc::clone(&books), config.limits, queues.clone());
+    let intake = Intake::new(
+        memory,
+        Arc::clone(&books),
+        config.limits,
+        config.durable,
+        queues.clone(),
+    );
 
     // The control API stays until the end of the drain, so that one can watch it.
     let (control_end, control_shutdown) = shutdown::channel();

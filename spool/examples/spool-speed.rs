@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use streamgate_spool::{Fsync, Settings, Spool, WhenFull};
+use streamgate_spool::{Appended, Fsync, Settings, Spool, WhenFull};
 
 const GIB: usize = 1024 * 1024 * 1024;
 
@@ -39,7 +39,8 @@ fn run(folder: &PathBuf, fsync: Fsync, name: &str, payload: usize) {
     let bytes = vec![b'x'; payload];
     let begun = Instant::now();
     for _ in 0..GIB / payload {
-        spool.append(100, &[&bytes]).unwrap();
+        let appended = spool.append(100, &[&bytes]).outcome;
+        assert!(matches!(appended, Appended::At(_)));
     }
     let appended = begun.elapsed();
     drop(spool);

@@ -11,24 +11,28 @@ use std::{
     path::Path,
 };
 
+use crate::record::MAX_POSITION;
+
 const SLOT_BYTES: usize = 16;
 
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    file: File,
+    /// None if there is no way to have it: then all is sent again after a restart.
+    file: Option<File>,
     next_slot: u64,
 }
 
 impl Checkpoint {
     /// Opens the file in a folder, and returns the position in it; 0 if there is none.
-    pub(crate) fn open(folder: &Path) -> io::Result<(Self, u64)> {
+    pub(crate) fn open(folder: &Path) -> (Self, u64) {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(folder.join("acknowledged"))?;
+        let file = options.open(folder.join("acknowledged")).ok();
         let read = |slot: u64| {
             let mut bytes = [0; SLOT_BYTES];
-            file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64)
+            file.as_ref()?
+                .read_exact_at(&mut bytes, slot * SLOT_BYTES as u64)
                 .ok()?;
             decode(&bytes)
         };
@@ -36,15 +40,17 @@ impl Checkpoint {
         let newest = slots[0].max(slots[1]);
         // The next write goes over the other one.
         let next_slot = u64::from(newest.is_some() && newest == slots[0]);
-        Ok((Self { file, next_slot }, newest.unwrap_or(0)))
+        (Self { file, next_slot }, newest.unwrap_or(0))
     }
 
     /// Writes a position. It reaches the disk when the system likes.
     pub(crate) fn write(&mut self, position: u64) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         let slot = self.next_slot;
         self.next_slot = 1 - slot;
-        self.file
-            .write_all_at(&encode(position), slot * SLOT_BYTES as u64)
+        file.write_all_at(&encode(position), slot * SLOT_BYTES as u64)
     }
 }
 
@@ -59,7 +65,8 @@ fn encode(position: u64) -> [u8; SLOT_BYTES] {
 
 fn decode(bytes: &[u8; SLOT_BYTES]) -> Option<u64> {
     let position = u64::from_le_bytes(*bytes.first_chunk()?);
-    (encode(position) == *bytes).then_some(position)
+    let whole = encode(position) == *bytes && position <= MAX_POSITION;
+    whole.then_some(position)
 }
 
 #[cfg(test)]
@@ -69,11 +76,11 @@ mod tests {
     #[test]
     fn torn_write_loses_one_step_only() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut checkpoint, position) = Checkpoint::open(folder.path()).unwrap();
+        let (mut checkpoint, position) = Checkpoint::open(folder.path());
         assert_eq!(position, 0);
         for position in 1..=9 {
             checkpoint.write(position).unwrap();
-            assert_eq!(Checkpoint::open(folder.path()).unwrap().1, position);
+            assert_eq!(Checkpoint::open(folder.path()).1, position);
         }
         let path = folder.path().join("acknowledged");
         let whole = std::fs::read(&path).unwrap();
@@ -81,9 +88,9 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).unwrap();
-            assert!([8, 9].contains(&Checkpoint::open(folder.path()).unwrap().1));
+            assert!([8, 9].contains(&Checkpoint::open(folder.path()).1));
         }
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Checkpoint::open(folder.path()).unwrap().1, 0);
+        assert_eq!(Checkpoint::open(folder.path()).1, 0);
     }
 }

@@ -26,7 +26,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     fs::{self, File},
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, IoSlice, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -88,21 +88,27 @@ pub enum Fsync {
     Always,
 }
 
+/// An append, and what it cost.
+#[derive(Debug)]
+pub struct Append {
+    /// What became of the record.
+    pub outcome: Appended,
+    /// What gave way, whatever became of it.
+    pub dropped: Dropped,
+}
+
 /// What became of an append.
 #[derive(Debug)]
 pub enum Appended {
-    /// It is in the spool; `dropped` events, with their bytes, were given up for it.
-    At {
-        /// The record's position, for [`Spool::sync`].
-        position: u64,
-        /// What gave way.
-        dropped: Dropped,
-    },
+    /// It is in the spool, at this position, which is for [`Spool::sync`].
+    At(u64),
     /// There is no room, and nothing may give way.
     Full,
     /// There is no room, and it gave way itself; or there never will be, since it is larger than the
     /// spool.
     Refused,
+    /// It is not in the spool; the disk said this. Trying again is right.
+    Failed(io::Error),
 }
 
 /// Events that were given up.
@@ -240,7 +246,13 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(folder.to_owned())),
             Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
         }
-        let (checkpoint, acknowledged) = Checkpoint::open(folder).map_err(unusable)?;
+        // The folder's own name is on the disk before anything in it is said to be.
+        for above in folder.ancestors().skip(1).take(3) {
+            if let Ok(above) = File::open(above) {
+                let _ = above.sync_all();
+            }
+        }
+        let (checkpoint, acknowledged) = Checkpoint::open(folder);
         let index = Index::read(folder, checkpoint, acknowledged).map_err(unusable)?;
         let synced = index.end - 1;
         let spool = Self {
@@ -264,45 +276,61 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Appends a record.
-    ///
-    /// # Errors
-    /// What the disk said; nothing was appended then, and trying again is right.
+    /// Appends a record. What an `fsync` said that was due is in [`Stats::error`], and [`Self::sync`]
+    /// returns it: the record is in the spool all the same.
     ///
     /// # Panics
     /// If the slices have no bytes or more than [`MAX_PAYLOAD_BYTES`], or there are no events.
-    pub fn append(&self, events: u32, payload: &[&[u8]]) -> io::Result<Appended> {
+    pub fn append(&self, events: u32, payload: &[&[u8]]) -> Append {
         let length: usize = payload.iter().map(|slice| slice.len()).sum();
         assert!(
             (1..=MAX_PAYLOAD_BYTES).contains(&length) && events > 0,
             "{events} events in {length} bytes"
         );
+        let mut dropped = Dropped::default();
+        let outcome = match self.place(events, length, payload, &mut dropped) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.index.lock().error = Some(error.to_string());
+                Appended::Failed(error)
+            }
+        };
+        if let Appended::At(position) = outcome {
+            let due = match self.settings.fsync {
+                Fsync::Never => false,
+                Fsync::Always => true,
+                Fsync::Interval(interval) => self.writer.lock().synced_at.elapsed() >= interval,
+            };
+            if due {
+                // It is told in the stats.
+                let _ = self.sync(position);
+            }
+        }
+        Append { outcome, dropped }
+    }
+
+    fn place(
+        &self,
+        events: u32,
+        length: usize,
+        payload: &[&[u8]],
+        dropped: &mut Dropped,
+    ) -> io::Result<Appended> {
         let record_bytes = (HEADER_BYTES + length) as u64;
         if record_bytes + OVERHEAD_BYTES > self.settings.max_bytes {
             return Ok(Appended::Refused);
         }
         let mut writer = self.writer.lock();
-        let dropped = match self.make_room(&mut writer, record_bytes) {
-            Some(dropped) => dropped,
-            None if self.settings.when_full == WhenFull::Block => return Ok(Appended::Full),
-            None => return Ok(Appended::Refused),
-        };
-        let written = self.write(&mut writer, events, length, payload);
-        let mut index = self.index.lock();
-        index.error = written.as_ref().err().map(ToString::to_string);
-        let position = written?;
-        self.changed.notify_all();
-        drop(index);
-        let due = match self.settings.fsync {
-            Fsync::Never => false,
-            Fsync::Always => true,
-            Fsync::Interval(interval) => writer.synced_at.elapsed() >= interval,
-        };
-        drop(writer);
-        if due {
-            self.sync(position)?;
+        if !self.make_room(&mut writer, record_bytes, dropped)? {
+            return Ok(match self.settings.when_full {
+                WhenFull::Block => Appended::Full,
+                _ => Appended::Refused,
+            });
         }
-        Ok(Appended::At { position, dropped })
+        let position = self.write(&mut writer, events, length, payload)?;
+        self.index.lock().error = None;
+        self.changed.notify_all();
+        Ok(Appended::At(position))
     }
 
     /// Has all records up to that position on the disk. Those who ask at the same time share one
@@ -311,31 +339,33 @@ impl Spool {
     /// # Errors
     /// What the disk said; whether they are on it is not known then, and never will be.
     pub fn sync(&self, position: u64) -> io::Result<()> {
+        let unsure = || io::Error::other("an earlier `fsync` failed");
         let mut synced = self.synced.lock();
-        if *synced >= position {
-            return Ok(());
-        }
         let (file, end) = {
             let mut writer = self.writer.lock();
-            writer.synced_at = Instant::now();
             if position < writer.unsure_until {
-                let message = "an earlier `fsync` failed, or was not wanted";
-                return Err(io::Error::other(message));
+                return Err(unsure());
             }
+            if *synced >= position {
+                return Ok(());
+            }
+            writer.synced_at = Instant::now();
             let file = writer.file.as_ref().map(File::try_clone).transpose()?;
             (file, self.index.lock().end)
         };
         let result = file.as_ref().map_or(Ok(()), File::sync_data);
-        match &result {
-            Ok(()) => *synced = end - 1,
-            Err(error) => {
-                let mut writer = self.writer.lock();
-                let mut index = self.index.lock();
-                writer.file = None;
-                writer.unsure_until = index.end;
-                index.writing = false;
-                index.error = Some(error.to_string());
-            }
+        let mut writer = self.writer.lock();
+        if let Err(error) = &result {
+            let mut index = self.index.lock();
+            writer.file = None;
+            writer.unsure_until = index.end;
+            index.writing = false;
+            index.error = Some(error.to_string());
+        } else if position < writer.unsure_until {
+            // Whoever left the segment meanwhile was told of the fault, which is told once.
+            return Err(unsure());
+        } else {
+            *synced = end - 1;
         }
         result
     }
@@ -379,9 +409,9 @@ impl Spool {
                 };
             }
             let mut index = self.index.lock();
-            if index.segment_to_read().is_none()
-                && (index.closed || self.changed.wait_until(&mut index, deadline).timed_out())
-            {
+            // What is there and could not be read is tried again by the next call.
+            let fails = index.segment_to_read().is_some();
+            if index.closed || self.changed.wait_until(&mut index, deadline).timed_out() || fails {
                 return Read {
                     record: None,
                     lost_events,
@@ -439,26 +469,51 @@ impl Spool {
         self.changed.notify_all();
     }
 
-    /// Has room for a record, and says what was given up for it; none if there cannot be any.
-    fn make_room(&self, writer: &mut Writer, record_bytes: u64) -> Option<Dropped> {
+    /// Has room for a record; false if there cannot be any. Nothing is given up in vain, unless the disk
+    /// fails.
+    fn make_room(
+        &self,
+        writer: &mut Writer,
+        record_bytes: u64,
+        dropped: &mut Dropped,
+    ) -> io::Result<bool> {
         let last_bytes = self.index.lock().segments.back().map(|last| last.bytes);
         if last_bytes.is_some_and(|bytes| bytes + record_bytes > self.segment_bytes()) {
             self.leave_segment(writer);
         }
-        let mut dropped = Dropped::default();
         let mut index = self.index.lock();
         index.delete_acknowledged();
-        while index.disk_bytes() + record_bytes > self.settings.max_bytes {
-            if self.settings.when_full != WhenFull::DropOldest {
-                return None;
-            }
-            let oldest = index.droppable()?;
-            let segment = index.segments.remove(oldest)?;
-            dropped.events += segment.unread;
-            dropped.bytes += segment.bytes;
-            delete(&segment);
+        let after = index.disk_bytes() + record_bytes;
+        let over = after.saturating_sub(self.settings.max_bytes);
+        if over == 0 {
+            return Ok(true);
         }
-        Some(dropped)
+        let room: u64 = index.droppable().map(|at| index.segments[at].bytes).sum();
+        if self.settings.when_full != WhenFull::DropOldest || room < over {
+            return Ok(false);
+        }
+        let mut made = 0;
+        while made < over {
+            let Some(oldest) = index.droppable().next() else {
+                return Ok(false);
+            };
+            // One that stayed would come back after a restart, and take more than there is.
+            match fs::remove_file(&index.segments[oldest].path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if let Some(segment) = index.segments.remove(oldest) {
+                made += segment.bytes;
+                dropped.events += segment.unread;
+                dropped.bytes += segment.bytes;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns the most bytes of a payload that leave room for several records in a segment.
+    pub fn handy_payload_bytes(&self) -> usize {
+        usize::try_from(self.segment_bytes() / 4).unwrap_or(usize::MAX)
     }
 
     fn segment_bytes(&self) -> u64 {
@@ -497,9 +552,7 @@ impl Spool {
             none => {
                 let path = segment::path_of(&self.folder, position);
                 let file = segment::create(&path)?;
-                if self.settings.fsync != Fsync::Never {
-                    File::open(&self.folder)?.sync_all()?;
-                }
+                File::open(&self.folder)?.sync_all()?;
                 let mut index = self.index.lock();
                 index.writing = true;
                 index.segments.push_back(Segment {
@@ -518,8 +571,9 @@ impl Spool {
             position,
         };
         let head = header.encode(payload);
-        let slices = std::iter::once(&head[..]).chain(payload.iter().copied());
-        let written = write_all(file, slices);
+        let mut slices = vec![IoSlice::new(&head)];
+        slices.extend(payload.iter().map(|slice| IoSlice::new(slice)));
+        let written = write_all(file, &mut slices);
         let mut index = self.index.lock();
         let last = index.segments.back_mut().expect("it was just there");
         if let Err(error) = written {
@@ -561,6 +615,9 @@ impl Spool {
                     Err(error) => {
                         let mut index = self.index.lock();
                         index.error = Some(format!("`{}`: {error}", segment.path.display()));
+                        if is_passing(&error) {
+                            return None;
+                        }
                         *lost += index.finish_reading(&segment);
                         continue;
                     }
@@ -609,8 +666,11 @@ impl Spool {
                 Ok(None) => *lost += index.finish_reading(&segment),
                 Err(error) => {
                     index.error = Some(format!("`{}`: {error}", segment.path.display()));
-                    *lost += index.finish_reading(&segment);
                     *reader = None;
+                    if is_passing(&error) {
+                        return None;
+                    }
+                    *lost += index.finish_reading(&segment);
                 }
             }
         }
@@ -651,13 +711,14 @@ impl Index {
             error: None,
         };
         for first in firsts {
-            index.read_segment(segment::path_of(folder, first), first);
+            index.read_segment(segment::path_of(folder, first), first)?;
         }
         Ok(index)
     }
 
-    /// Counts what is in a segment. One that cannot be read is passed over when its turn comes.
-    fn read_segment(&mut self, path: PathBuf, first: u64) {
+    /// Counts what is in a segment. One that cannot be read is passed over when its turn comes; an
+    /// error is none of the file's.
+    fn read_segment(&mut self, path: PathBuf, first: u64) -> io::Result<()> {
         let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         let mut segment = Segment {
             path,
@@ -666,9 +727,9 @@ impl Index {
             bytes,
             unread: 0,
         };
-        if let Ok(mut scanner) = Scanner::open(&segment.path) {
-            // An error is found, and told, when it is read.
-            while let Ok(Some((header, _))) = scanner.next(bytes) {
+        let mut count = || -> io::Result<()> {
+            let mut scanner = Scanner::open(&segment.path)?;
+            while let Some((header, _)) = scanner.next(bytes)? {
                 // Bytes that only look right have positions out of order.
                 if header.position >= segment.end {
                     segment.end = header.position + 1;
@@ -677,11 +738,19 @@ impl Index {
                     }
                 }
             }
+            Ok(())
+        };
+        // Any other is found, and told, when it is read.
+        if let Err(error) = count()
+            && is_passing(&error)
+        {
+            return Err(error);
         }
         // Even one without a whole record has its place, so that no other gets its name.
         segment.end = segment.end.max(first.saturating_add(1));
         self.end = self.end.max(segment.end);
         self.segments.push_back(segment);
+        Ok(())
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -705,10 +774,11 @@ impl Index {
         segments.find(|segment| segment.first == first)
     }
 
-    /// Returns the oldest segment of which nothing was read, and that is not written to.
-    fn droppable(&self) -> Option<usize> {
+    /// Iterates over the segments of which nothing was read, and that are not written to, the oldest
+    /// first.
+    fn droppable(&self) -> impl Iterator<Item = usize> {
         let closed = self.segments.len() - usize::from(self.writing);
-        (0..closed).find(|at| {
+        (0..closed).filter(|at| {
             let segment = &self.segments[*at];
             segment.first >= self.next_read && segment.first != self.reading
         })
@@ -770,10 +840,24 @@ fn delete(segment: &Segment) {
     let _ = fs::remove_file(&segment.path);
 }
 
-/// Writes slices one after the other, as few calls as the system lets.
-fn write_all<'a>(file: &mut File, slices: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
-    for slice in slices {
-        file.write_all(slice)?;
+/// Writes slices one after the other, in as few calls as the system lets.
+fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
+}
+
+/// Whether an error says nothing about the file: the process or the system is short of something.
+fn is_passing(error: &io::Error) -> bool {
+    let numbers = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+    error
+        .raw_os_error()
+        .is_some_and(|number| numbers.contains(&number))
 }

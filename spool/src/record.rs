@@ -20,6 +20,9 @@ pub(crate) const HEADER_BYTES: usize = 24;
 /// The largest payload. Larger batches are appended as several records.
 pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 
+/// The last position that there is; a larger one comes from damage.
+pub(crate) const MAX_POSITION: u64 = 1 << 62;
+
 const MAGIC: [u8; 4] = *b"SGr1";
 
 /// What a header says.
@@ -80,7 +83,8 @@ pub(crate) fn look(bytes: &[u8]) -> Found {
         position: u64::from_le_bytes(array(header, 16)),
     };
     let length = found.length as usize;
-    if length == 0 || length > MAX_PAYLOAD_BYTES || found.events == 0 || found.position == 0 {
+    let is_position = (1..=MAX_POSITION).contains(&found.position);
+    if length == 0 || length > MAX_PAYLOAD_BYTES || found.events == 0 || !is_position {
         return Found::Nothing;
     }
     let Some(record) = bytes.get(..HEADER_BYTES + length) else {

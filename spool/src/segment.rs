@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::record::{Found, Header, look, next_candidate};
+use crate::record::{Found, Header, MAX_POSITION, look, next_candidate};
 
 /// Ends the names of segments.
 const SUFFIX: &str = ".segment";
@@ -38,7 +38,8 @@ pub(crate) fn path_of(folder: &Path, first: u64) -> PathBuf {
 pub(crate) fn first_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SUFFIX)?;
     let is_number = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| digits.parse().ok()).flatten()
+    let first = is_number.then(|| digits.parse().ok()).flatten()?;
+    (1..=MAX_POSITION).contains(&first).then_some(first)
 }
 
 /// Makes a segment's file. One of its name can only be left over from a write that failed.

@@ -27,9 +27,10 @@ fn open(folder: &Path) -> Spool {
 }
 
 fn append(spool: &Spool, events: u32, payload: &[u8]) -> Option<u64> {
-    match spool.append(events, &[payload]).expect("the disk works") {
-        Appended::At { position, .. } => Some(position),
+    match spool.append(events, &[payload]).outcome {
+        Appended::At(position) => Some(position),
         Appended::Full | Appended::Refused => None,
+        Appended::Failed(error) => panic!("the disk works: {error}"),
     }
 }
 
@@ -50,6 +51,10 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+fn segment_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("{first:020}.segment"))
 }
 
 fn disk_bytes(folder: &Path) -> u64 {
@@ -126,10 +131,9 @@ fn oldest_gives_way_and_every_event_is_accounted_for() {
     append(&spool, 2, &[0; 10_000]).unwrap();
     let in_hand = read(&spool).unwrap();
     for _ in 0..1_000 {
-        match spool.append(2, &[&[1; 10_000]]).unwrap() {
-            Appended::At { dropped, .. } => dropped_events += dropped.events,
-            other => panic!("{other:?}"),
-        }
+        let appended = spool.append(2, &[&[1; 10_000]]);
+        assert!(matches!(appended.outcome, Appended::At(_)), "{appended:?}");
+        dropped_events += appended.dropped.events;
         assert!(disk_bytes(folder.path()) <= MIN_BYTES);
     }
     assert!(dropped_events > 1_000);
@@ -148,15 +152,20 @@ fn newest_gives_way_if_so_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path(), settings(WhenFull::DropNewest)).unwrap();
     while append(&spool, 1, &[1; 10_000]).is_some() {}
-    assert!(matches!(
-        spool.append(1, &[&[1; 10_000]]),
-        Ok(Appended::Refused)
-    ));
+    let refused = spool.append(1, &[&[1; 10_000]]).outcome;
+    assert!(matches!(refused, Appended::Refused));
     // A record that is larger than the spool never fits.
     let blocking = tempfile::tempdir().unwrap();
     let large = vec![1; 2 * 1024 * 1024];
-    let appended = open(blocking.path()).append(1, &[&large]);
-    assert!(matches!(appended, Ok(Appended::Refused)));
+    let appended = open(blocking.path()).append(1, &[&large]).outcome;
+    assert!(matches!(appended, Appended::Refused));
+    // Nothing gives way for it either.
+    let oldest = tempfile::tempdir().unwrap();
+    let spool = Spool::open(oldest.path(), settings(WhenFull::DropOldest)).unwrap();
+    append(&spool, 1, &[1; 900_000]).unwrap();
+    let appended = spool.append(1, &[&large]);
+    assert!(matches!(appended.outcome, Appended::Refused));
+    assert_eq!((appended.dropped.events, spool.stats().events), (0, 1));
 }
 
 #[test]
@@ -175,16 +184,38 @@ fn damage_costs_the_records_that_it_hits_and_no_other() {
         let mut random = fastrand::Rng::with_seed(seed);
         let folder = tempfile::tempdir().unwrap();
         let spool = open(folder.path());
+        let mut ends = Vec::new();
         for number in 0..60_u8 {
             let payload = vec![number; random.usize(1..6_000)];
             append(&spool, 5, &payload).unwrap();
+            // A segment that is new, or longer than before.
+            let last = segments(folder.path()).pop().unwrap();
+            let bytes = usize::try_from(fs::metadata(&last).unwrap().len()).unwrap();
+            ends.push((last, bytes));
         }
         drop(spool);
         let paths = segments(folder.path());
         let path = &paths[random.usize(..paths.len())];
         let mut bytes = fs::read(path).unwrap();
         let at = random.usize(..bytes.len());
-        match random.u8(..5) {
+        let kind = random.u8(..5);
+        let hit = |number: usize| {
+            let (segment, end) = &ends[number];
+            let begin = match number.checked_sub(1).map(|before| &ends[before]) {
+                Some((before, end)) if before == segment => *end,
+                _ => 0,
+            };
+            segment == path
+                && match kind {
+                    0 => (begin..*end).contains(&at),
+                    // Between two records nothing is hit.
+                    3 => begin < at && at < *end,
+                    4 => true,
+                    _ => *end > at,
+                }
+        };
+        let left = (0..60).filter(|number| !hit(*number)).count() as u64;
+        match kind {
             0 => bytes[at] ^= 1 << random.u8(..8),
             1 => bytes.truncate(at),
             2 => bytes[at..].fill(0),
@@ -195,6 +226,7 @@ fn damage_costs_the_records_that_it_hits_and_no_other() {
         fs::write(folder.path().join("foreign.txt"), b"what is this").unwrap();
         let spool = open(folder.path());
         let expected = spool.stats().events;
+        assert_eq!(expected, left * 5, "seed {seed}, kind {kind}");
         append(&spool, 5, b"after").unwrap();
         let (mut found, mut last) = (Vec::new(), Vec::new());
         while let Some(record) = read(&spool) {
@@ -267,8 +299,12 @@ fn disk_that_fails_is_told_of_and_used_again() {
     // The next segment cannot be made where there is no folder.
     let aside = folder.path().join("aside");
     fs::rename(&inside, &aside).unwrap();
-    while let Ok(appended) = spool.append(1, &[&[5; 20_000]]) {
-        assert!(matches!(appended, Appended::At { .. }), "{appended:?}");
+    loop {
+        match spool.append(1, &[&[5; 20_000]]).outcome {
+            Appended::At(_) => {}
+            Appended::Failed(_) => break,
+            other => panic!("{other:?}"),
+        }
     }
     assert!(spool.stats().error.is_some());
     fs::rename(&aside, &inside).unwrap();
@@ -280,6 +316,35 @@ fn disk_that_fails_is_told_of_and_used_again() {
         last = record.payload;
     }
     assert_eq!(last, b"after");
+}
+
+/// A write that the disk has no room for leaves nothing behind, and the next one is tried anew.
+#[test]
+fn full_disk_is_told_of_and_nothing_else_is_hurt() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let first = segment_path(folder.path(), 1);
+    std::os::unix::fs::symlink("/dev/full", &first).unwrap();
+    let Appended::Failed(error) = spool.append(1, &[b"no room"]).outcome else {
+        panic!("there is no room");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert!(spool.stats().error.is_some() && spool.stats().events == 0);
+    assert_eq!(append(&spool, 1, b"room"), Some(1));
+    assert_eq!(read(&spool).unwrap().payload, b"room");
+    assert!(fs::metadata(&first).unwrap().is_file());
+}
+
+#[test]
+fn what_is_in_the_place_of_its_files_does_not_keep_it_from_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("acknowledged")).unwrap();
+    fs::create_dir(segment_path(folder.path(), 3)).unwrap();
+    fs::write(segment_path(folder.path(), u64::MAX), b"SGr1").unwrap();
+    let spool = open(folder.path());
+    let position = append(&spool, 1, b"x").unwrap();
+    let record = spool.read(NOW).record.unwrap();
+    assert_eq!((record.position, record.payload), (position, b"x".to_vec()));
 }
 
 #[test]

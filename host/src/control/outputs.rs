@@ -19,8 +19,11 @@ use super::{
 use crate::{
     gate::check_output,
     manifest::{Invalid, MAX_OUTPUTS, Output, Pipeline, check_id, free_output_id},
-    outputs::OutputPolicy,
+    outputs::{DeadLetter, OutputPolicy},
 };
+
+/// Most dead letters that are shown at once.
+const MAX_SHOWN_LETTERS: usize = 100;
 
 /// The answer when an output was added or replaced.
 #[derive(Debug, Serialize, ToSchema)]
@@ -203,6 +206,71 @@ pub(super) async fn delete(
         Ok(id.clone())
     });
     Ok(Json(Deleted::new(deleted.await?)))
+}
+
+/// The dead letters of an output.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DeadLetters {
+    /// Some of them, the oldest first; at most 100.
+    dead_letters: Vec<DeadLetter>,
+}
+
+/// The answer when dead letters were taken out to be sent again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Redriven {
+    /// How many events wait in the output's queue again.
+    redriven: u64,
+}
+
+/// Shows events that a live output's receiver will never take, with the reason.
+#[utoipa::path(
+    get, path = "/outputs/{id}/dead-letters", tag = "outputs", operation_id = "show_dead_letters",
+    params(("id" = String, Path, description = "Id of the output", example = "http-1")),
+    responses(
+        (status = 200, description = "The oldest of them", body = DeadLetters, example = json!({
+            "dead_letters": [{
+                "time": 1_765_432_100.5,
+                "reason": "the receiver answered 400 Bad Request",
+                "event": "{\"level\": \"INFO\"}"
+            }]
+        })),
+        NotFound,
+    )
+)]
+pub(super) async fn dead_letters(
+    State(state): State<ControlState>,
+    Id(id): Id,
+) -> Result<Json<DeadLetters>, Problem> {
+    let shown = state.blocking(move |shared| {
+        let output = shared.gate.output(&id).ok_or_else(|| unknown(&id))?;
+        Ok(output.dead_letters(MAX_SHOWN_LETTERS).unwrap_or_default())
+    });
+    let dead_letters = shown.await?;
+    Ok(Json(DeadLetters { dead_letters }))
+}
+
+/// Sends the dead letters of a live output again.
+///
+/// Those that are refused again are dead letters again. As many are taken as the output's queue has
+/// room for.
+#[utoipa::path(
+    post, path = "/outputs/{id}/redrive", tag = "outputs", operation_id = "redrive_output",
+    params(("id" = String, Path, description = "Id of the output", example = "http-1")),
+    responses(
+        (status = 200, description = "They wait to be sent", body = Redriven, example = json!({"redriven": 12})),
+        NotFound,
+    )
+)]
+pub(super) async fn redrive(
+    State(state): State<ControlState>,
+    Id(id): Id,
+) -> Result<Json<Redriven>, Problem> {
+    let redriven = state.blocking(move |shared| {
+        let output = shared.gate.output(&id).ok_or_else(|| unknown(&id))?;
+        Ok(output.redrive(shared.gate.memory()).unwrap_or_default())
+    });
+    let redriven = redriven.await?;
+    Ok(Json(Redriven { redriven }))
 }
 
 fn check(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {

@@ -12,6 +12,11 @@
 //! A JSON element that is a string is the event's text, unless it holds a line end; any other
 //! element is its JSON text, on one line. `Content-Encoding` may be `gzip`, `deflate` or `zstd`;
 //! limits apply to what comes out of it, while it comes out.
+//!
+//! With durable ingest the answer waits until every output has all events delivered, on the disk of its
+//! spool (after an `fsync`), or with its dead letters; events that a rule dropped count too. If one was
+//! given up, or after 30 s, it is 503 with `Retry-After`, and the sender sends the request again: events
+//! may then arrive twice, never not at all.
 
 use std::{fmt, io, pin::Pin, sync::Arc, time::Duration};
 
@@ -45,10 +50,14 @@ use crate::{
     books::Ingest,
     http_server::ConnectionId,
     memory::{Block, BlockSize, Charge},
+    receipt::Receipt,
 };
 
 /// A body that has not come within this time is refused.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// With durable ingest: a sender whose events are not safe within this time is told to send them again.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a sender is asked to wait when the budget is spent.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -82,8 +91,20 @@ async fn ingest(
             let lane = intake.lane_of(Ingest::Http, number);
             let accepted: usize = blocks.iter().map(|block| block.events()).sum();
             lane.note_truncated(truncated);
+            let receipt = intake.durable.then(Receipt::new);
+            // Held until all blocks have theirs, so that the receipt is not closed between two.
+            let first = receipt.as_ref().map(Receipt::claim);
             for block in blocks {
-                lane.send(block, None);
+                lane.send_claimed(block, None, receipt.as_ref().map(Receipt::claim));
+            }
+            if let Some(claim) = first {
+                claim.settle();
+            }
+            if let Some(receipt) = receipt {
+                let safe = timeout(DURABLE_TIMEOUT, receipt.settled()).await;
+                if safe != Ok(true) {
+                    return Refusal::NotSafe.into_response();
+                }
             }
             let answer = json!({ "accepted": accepted, "truncated": truncated });
             (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
@@ -106,6 +127,7 @@ struct Events {
 #[derive(Debug)]
 enum Refusal {
     NoMemory,
+    NotSafe,
     TooLarge(usize),
     TooSlow,
     UnknownEncoding(String),
@@ -123,6 +145,13 @@ impl IntoResponse for Refusal {
                 "no_memory",
                 "the memory budget is spent; nothing of this request was taken, send it again \
                  after `Retry-After`"
+                    .to_owned(),
+            ),
+            Self::NotSafe => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_safe",
+                "not every output has all events delivered or on its disk; they may arrive, and may \
+                 not: send the request again after `Retry-After`"
                     .to_owned(),
             ),
             Self::TooLarge(limit) => (
@@ -180,7 +209,10 @@ impl IntoResponse for Refusal {
             header::CONTENT_TYPE,
             header::HeaderValue::from_static("application/problem+json"),
         );
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
             let seconds = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
             headers.insert(header::RETRY_AFTER, seconds);
         }

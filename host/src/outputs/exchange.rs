@@ -12,7 +12,7 @@ use std::{
 
 use reqwest::{
     StatusCode, Url,
-    header::{HeaderMap, RETRY_AFTER},
+    header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
 /// The body of one request, before compression.
@@ -83,6 +83,24 @@ pub(super) enum Outcome {
         /// What it said.
         error: String,
     },
+    /// None was taken; after these requests, which hold no events, the same may succeed.
+    First {
+        /// In this order.
+        requests: Vec<First>,
+        /// What it said.
+        error: String,
+    },
+}
+
+/// A request that has to be made before events can be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct First {
+    /// Header fields of its own.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Its body.
+    pub(super) body: Vec<u8>,
+    /// An answer that has this in its body is as good as a success.
+    pub(super) tolerated: &'static str,
 }
 
 /// How events are written into requests for one kind of receiver.
@@ -93,9 +111,9 @@ pub(super) trait Format: Debug + Send {
     /// Writes events, which come without their line ends, into one body, from the front and in
     /// order, as many as the receiver's limits and `most` (events, at least one) let. `at` is when
     /// they came to the gate.
-    fn encode<'a>(
+    fn encode(
         &mut self,
-        events: &mut dyn Iterator<Item = &'a [u8]>,
+        events: &mut dyn Iterator<Item = &[u8]>,
         most: usize,
         at: SystemTime,
     ) -> Payload;

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Client, Response,
+    Client, Response, StatusCode,
     dns::{Name, Resolve, Resolving},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
@@ -29,11 +29,12 @@ use tokio::task::spawn_blocking;
 
 use super::{
     destination::{OutputPolicy, refused},
-    exchange::{Answer, Format, Outcome, Payload},
+    exchange::{Answer, First, Format, Outcome, Payload, said},
+    format::{Json, Lines, cloudwatch::CloudWatch, datadog::Datadog, newrelic::NewRelic},
     pace::Cause,
     queue::{Group, Origin},
     runner::Attempt,
-    settings::{Compression, Framing, HttpSettings, Method},
+    settings::{Compression, FormatSettings, Framing, HttpSettings, Method},
     tls,
 };
 
@@ -109,9 +110,20 @@ impl HttpRequests {
     }
 
     pub(super) fn new(client: Client, settings: Arc<HttpSettings>) -> Self {
-        let format: Box<dyn Format> = match settings.framing {
-            Framing::Lines => Box::new(Lines {
-                max_bytes: settings.batching.max_bytes,
+        let max_bytes = settings.batching.max_bytes;
+        let format: Box<dyn Format> = match &settings.format {
+            FormatSettings::Framed(Framing::Lines) => Box::new(Lines { max_bytes }),
+            FormatSettings::Framed(framing) => Box::new(Json {
+                max_bytes,
+                array: *framing == Framing::JsonArray,
+            }),
+            FormatSettings::Datadog => Box::new(Datadog { max_bytes }),
+            FormatSettings::NewRelic { common } => Box::new(NewRelic {
+                max_bytes,
+                common: common.clone(),
+            }),
+            FormatSettings::CloudWatch(settings) => Box::new(CloudWatch {
+                settings: (**settings).clone(),
             }),
         };
         Self {
@@ -127,6 +139,7 @@ impl HttpRequests {
 
     /// Makes one attempt at what follows the first `done` bytes of the group.
     pub(super) async fn send(&mut self, group: &Group, done: usize, batch_size: usize) -> Attempt {
+        let mut asked_first = false;
         loop {
             let prepared = match self.prepare(group, done, batch_size).await {
                 Ok(prepared) => prepared,
@@ -166,7 +179,17 @@ impl HttpRequests {
                     self.prepared = Some(prepared);
                     return failed(error, Cause::Answered, after);
                 }
-                Outcome::Denied { error } => {
+                Outcome::First { requests, .. } if !asked_first => {
+                    asked_first = true;
+                    self.prepared = Some(prepared);
+                    for request in requests {
+                        match self.ask_first(request).await {
+                            Ok(()) => {}
+                            Err((error, cause)) => return failed(error, cause, None),
+                        }
+                    }
+                }
+                Outcome::Denied { error } | Outcome::First { error, .. } => {
                     self.headers = None;
                     self.prepared = Some(prepared);
                     return failed(error, Cause::Denied, None);
@@ -241,12 +264,8 @@ impl HttpRequests {
         let Some(body) = &prepared.body else {
             return Ok(Outcome::Sent);
         };
-        let settings = &self.settings;
-        let mut headers = self.headers.clone().unwrap_or_default();
-        headers
-            .entry(CONTENT_TYPE)
-            .or_insert(HeaderValue::from_static(self.format.content_type()));
-        match settings.compression {
+        let mut headers = HeaderMap::new();
+        match self.settings.compression {
             Compression::None => None,
             Compression::Gzip => Some("gzip"),
             Compression::Zstd => Some("zstd"),
@@ -260,11 +279,52 @@ impl HttpRequests {
         if origin.bypassed {
             headers.insert(BYPASSED, HeaderValue::from_static("true"));
         }
-        let now = SystemTime::now();
-        let signed = self.format.sign(&settings.url, &mut headers, body, now);
-        if let Err(error) = signed {
-            return Ok(Outcome::Denied { error });
+        let (status, headers, body) = match self.request(headers, body.clone()).await {
+            Ok(answer) => answer,
+            Err((error, Cause::Denied)) => return Ok(Outcome::Denied { error }),
+            Err((error, _)) => return Err(error),
+        };
+        let answer = Answer {
+            status,
+            headers: &headers,
+            body: &body,
+        };
+        Ok(self.format.outcome(&answer, &prepared.payload))
+    }
+
+    /// Makes a request that events have to wait for.
+    async fn ask_first(&mut self, first: First) -> Result<(), (String, Cause)> {
+        let headers = HeaderMap::from_iter(first.headers);
+        let (status, headers, body) = self.request(headers, first.body.into()).await?;
+        let answer = Answer {
+            status,
+            headers: &headers,
+            body: &body,
+        };
+        let is_fine = status.is_success()
+            || memchr::memmem::find(&body, first.tolerated.as_bytes()).is_some();
+        match is_fine {
+            true => Ok(()),
+            false => Err((said(&answer), Cause::Denied)),
         }
+    }
+
+    /// Sends a request with the headers of the settings and these, and reads the answer.
+    async fn request(
+        &mut self,
+        more: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), (String, Cause)> {
+        let settings = &self.settings;
+        let mut headers = self.headers.clone().unwrap_or_default();
+        headers
+            .entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static(self.format.content_type()));
+        headers.extend(more);
+        let now = SystemTime::now();
+        self.format
+            .sign(&settings.url, &mut headers, &body, now)
+            .map_err(|error| (error, Cause::Denied))?;
         let method = match settings.method {
             Method::Post => reqwest::Method::POST,
             Method::Put => reqwest::Method::PUT,
@@ -273,16 +333,12 @@ impl HttpRequests {
             .client
             .request(method, settings.url.clone())
             .headers(headers)
-            .body(body.clone());
-        let response = request.send().await.map_err(|error| describe(&error))?;
+            .body(body);
+        let unreachable = |error| (describe(&error), Cause::Unreachable);
+        let response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read_answer(response).await;
-        let answer = Answer {
-            status,
-            headers: &headers,
-            body: &body,
-        };
-        Ok(self.format.outcome(&answer, &prepared.payload))
+        Ok((status, headers, body))
     }
 }
 
@@ -398,35 +454,4 @@ fn describe(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// One event a line, as it is.
-#[derive(Debug)]
-struct Lines {
-    max_bytes: usize,
-}
-
-impl Format for Lines {
-    fn content_type(&self) -> &'static str {
-        "text/plain"
-    }
-
-    fn encode<'a>(
-        &mut self,
-        events: &mut dyn Iterator<Item = &'a [u8]>,
-        most: usize,
-        _at: SystemTime,
-    ) -> Payload {
-        let mut payload = Payload::default();
-        for event in events.take(most) {
-            let full = payload.body.len() + event.len() + 1 > self.max_bytes;
-            if full && payload.consumed > 0 {
-                break;
-            }
-            payload.body.extend_from_slice(event);
-            payload.body.push(b'\n');
-            payload.consumed += 1;
-        }
-        payload
-    }
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::Room;
-use crate::memory::Block;
+use crate::{memory::Block, receipt::Claim};
 
 /// Most bytes of events that an output takes from its queue at once.
 const MAX_GROUP_BYTES: usize = 1024 * 1024;
@@ -34,6 +34,8 @@ pub struct Delivery {
     bytes: usize,
     footprint: usize,
     origin: Origin,
+    /// One for each output, of a sender that waits until its events are safe.
+    claims: Mutex<Vec<Claim>>,
 }
 
 /// Where events come from, for what is sent along with them.
@@ -49,7 +51,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    const UNKNOWN: Self = Self {
+    pub(super) const UNKNOWN: Self = Self {
         revision: 0,
         bypassed: false,
         at: SystemTime::UNIX_EPOCH,
@@ -58,7 +60,7 @@ impl Origin {
 
 impl Delivery {
     /// Wraps what a chain left of a batch.
-    pub fn new(block: Block, origin: Origin) -> Self {
+    pub fn new(block: Block, origin: Origin, claims: Vec<Claim>) -> Self {
         let (events, bytes) = (block.events() as u64, block.byte_len());
         let footprint = block.footprint();
         Self {
@@ -67,7 +69,20 @@ impl Delivery {
             bytes,
             footprint,
             origin,
+            claims: Mutex::new(claims),
         }
+    }
+
+    /// Says that one output has the events safe.
+    pub(super) fn settle(&self) {
+        if let Some(claim) = self.claims.lock().pop() {
+            claim.settle();
+        }
+    }
+
+    /// Says that one output has lost some of them.
+    pub(super) fn lose(&self) {
+        drop(self.claims.lock().pop());
     }
 
     /// Returns the number of events.
@@ -118,6 +133,26 @@ impl Group {
             bytes,
             origin,
         }
+    }
+
+    /// Says that the output has the events safe.
+    pub(super) fn settle(&self) {
+        if let Parts::Shared(deliveries) = &self.parts {
+            deliveries.iter().for_each(|delivery| delivery.settle());
+        }
+    }
+
+    /// Says that the output has lost some of them.
+    pub(super) fn lose(&self) {
+        if let Parts::Shared(deliveries) = &self.parts {
+            deliveries.iter().for_each(|delivery| delivery.lose());
+        }
+    }
+
+    /// Returns whether a sender waits until the events are safe.
+    pub(super) fn is_awaited(&self) -> bool {
+        let awaited = |delivery: &Arc<Delivery>| !delivery.claims.lock().is_empty();
+        matches!(&self.parts, Parts::Shared(deliveries) if deliveries.iter().any(awaited))
     }
 
     /// Tells this group from any other.
@@ -353,6 +388,11 @@ impl OutputQueue {
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.arrived.notify_one();
+    }
+
+    /// Returns whether nothing more will come.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     /// Returns whether nothing more will come and nothing is left.

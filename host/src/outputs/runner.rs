@@ -24,10 +24,12 @@ use tracing::{error, warn};
 use super::{
     Launcher, OutputSettings, OutputState, Target,
     console::Console,
+    dead_letters::DeadLetters,
     exchange::Refused,
     http::HttpRequests,
     pace::{Cause, Pace},
     queue::{Filling, Group, OutputQueue},
+    spooling::{Place, Spooled, Spooling},
     tcp::TcpLines,
 };
 use crate::books::{DiscardReason, NamedOutput};
@@ -43,6 +45,9 @@ const RETIRED_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a removed output is looked at.
 const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often a lane looks whether its output has ended without working.
+const END_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What became of one attempt to send.
 pub(super) enum Attempt {
@@ -75,6 +80,13 @@ enum Sender {
     Broken(String),
 }
 
+/// What an output keeps on disk.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) spooling: Option<Arc<Spooling>>,
+    pub(super) dead_letters: Option<Arc<DeadLetters>>,
+}
+
 /// What the lanes of an output share.
 struct Desk {
     name: NamedOutput,
@@ -83,9 +95,16 @@ struct Desk {
     pace: Pace,
     filling: Filling,
     give_up_after: Duration,
+    files: Files,
     abort: watch::Receiver<bool>,
     running: watch::Sender<usize>,
     last_refusal_log: Mutex<Option<Instant>>,
+}
+
+/// Events for a lane, and where they came from.
+enum Taken {
+    Queued(Group),
+    Spooled(Spooled),
 }
 
 /// Takes groups and sends them, one after the other.
@@ -93,6 +112,9 @@ struct Lane {
     desk: Arc<Desk>,
     sender: Sender,
 }
+
+/// What a lane had in hand is in the spool still, and nothing of it was acknowledged.
+struct LeftInSpool;
 
 /// Events that a lane has in hand, in order.
 struct Work<'a> {
@@ -114,7 +136,7 @@ pub(super) fn spawn(
     name: &NamedOutput,
     queue: &Arc<OutputQueue>,
     state: &Arc<OutputState>,
-) {
+) -> Files {
     launcher.running.send_modify(|running| *running += 1);
     let (lanes, filling) = match &settings.target {
         Target::Console | Target::Tcp(_) => (1, Filling::default()),
@@ -126,8 +148,14 @@ pub(super) fn spawn(
             },
         ),
     };
+    let files = open_files(launcher, settings, filling, name, (queue, state));
+    let kept = Files {
+        spooling: files.spooling.clone(),
+        dead_letters: files.dead_letters.clone(),
+    };
     let desk = Arc::new(Desk {
         name: name.clone(),
+        files,
         queue: Arc::clone(queue),
         state: Arc::clone(state),
         pace: Pace::new(lanes),
@@ -170,6 +198,50 @@ pub(super) fn spawn(
             }
         }
     }
+    kept
+}
+
+/// Opens what an output keeps on disk. What cannot be opened is done without, and told of.
+fn open_files(
+    launcher: &Launcher,
+    settings: &OutputSettings,
+    filling: Filling,
+    name: &NamedOutput,
+    (queue, state): (&Arc<OutputQueue>, &Arc<OutputState>),
+) -> Files {
+    let delivery = &settings.delivery;
+    let Some(folder) = &launcher.policy.folder else {
+        return Files::default();
+    };
+    if delivery.spool.is_none() && delivery.dead_letters.is_none() {
+        return Files::default();
+    }
+    let stop = launcher.take_over(&name.id);
+    // `id` has only characters that a file's name may have, and `output-` keeps `..` out.
+    let folder = folder.join(format!("output-{}", name.id));
+    let dead_letters = delivery
+        .dead_letters
+        .map(|max_bytes| Arc::new(DeadLetters::new(&folder, max_bytes)));
+    let spooling = delivery.spool.and_then(|spool| {
+        let started = Spooling::start(
+            Place {
+                folder: folder.join("spool"),
+                settings: spool.into(),
+                filling,
+            },
+            name.clone(),
+            (Arc::clone(queue), Arc::clone(state)),
+            (stop, launcher.abort.clone()),
+            Arc::clone(&launcher.ending),
+            launcher.runtime.clone(),
+        );
+        let failed = |error| error!(output = %name.id, %error, "the output has no spool");
+        started.map_err(failed).ok()
+    });
+    Files {
+        spooling,
+        dead_letters,
+    }
 }
 
 impl Lane {
@@ -179,20 +251,33 @@ impl Lane {
             error!(output = %desk.name.id, %error, "cannot open the output");
             desk.state.failed(error.clone());
         }
-        while let Some(group) = desk.queue.take(desk.filling).await {
-            self.deliver(&group).await;
-            desk.queue.done(group);
+        while let Some(taken) = desk.take().await {
+            let stays = matches!(&taken, Taken::Spooled(spooled) if Spooling::keeps(spooled));
+            let group = match &taken {
+                Taken::Queued(group) => group,
+                Taken::Spooled(spooled) => &spooled.group,
+            };
+            let lost = self.deliver(group, stays).await;
+            match lost {
+                Ok(0) => group.settle(),
+                _ => group.lose(),
+            }
+            if lost.is_ok() {
+                desk.done(taken);
+            }
         }
         if let Sender::Tcp(tcp) = &mut self.sender {
             tcp.finish().await;
         }
     }
 
-    /// Sends a group to its end, or gives events up; in order, and books each exactly once.
-    async fn deliver(&mut self, group: &Group) {
+    /// Sends a group to its end, or gives events up; in order, and books each exactly once. Returns
+    /// how many were discarded; an error says that what is left `stays` in the spool.
+    async fn deliver(&mut self, group: &Group, stays: bool) -> Result<u64, LeftInSpool> {
         let desk = Arc::clone(&self.desk);
         let account = &desk.name.account;
-        let mut given_up = pin!(given_up(desk.abort.clone(), desk.queue.abandoned()));
+        let mut given_up = pin!(desk.given_up());
+        let mut lost = 0;
         // Above what was taken from the queue lie events of a request that may be tried again alone.
         let mut works = vec![Work::new(Held::Given(group))];
         while let Some(work) = works.last_mut() {
@@ -208,9 +293,12 @@ impl Lane {
             let (turn, attempt) = tokio::select! {
                 biased;
                 reason = &mut given_up => {
+                    if stays {
+                        return Err(LeftInSpool);
+                    }
                     let left = works.iter().map(Work::events_left).sum();
                     account.discarded(reason, left);
-                    return;
+                    return Ok(lost + left);
                 }
                 tried = tried => tried,
             };
@@ -225,7 +313,7 @@ impl Lane {
                 Attempt::Rejected { bytes, error } => {
                     let from = work.done_bytes;
                     let events = work.advance(bytes);
-                    desk.refuse(work.group.lines(from), events, &error);
+                    lost += desk.refuse(work.group.lines(from), events, &error);
                     turn.succeeded();
                     desk.state.progressed();
                 }
@@ -236,8 +324,10 @@ impl Lane {
                 } => {
                     let from = work.done_bytes;
                     let events = work.advance(bytes);
-                    let again =
-                        desk.book_partly(&work.group, from, (events, bytes), &rejected, &retry);
+                    let booked = (events, bytes);
+                    let (gone, again) =
+                        desk.book_partly(&work.group, from, booked, &rejected, &retry);
+                    lost += gone;
                     match again {
                         None => {
                             turn.succeeded();
@@ -267,29 +357,106 @@ impl Lane {
                     desk.state.fails(&desk.name.id, &error, desk.pace.is_open());
                     let since = *work.failing_since.get_or_insert_with(Instant::now);
                     if cause == Cause::Answered && since.elapsed() > desk.give_up_after {
-                        desk.give_up(work, &error);
+                        lost += desk.give_up(work, &error);
                         self.sender.forget();
                     }
                 }
             }
         }
+        Ok(lost)
     }
 }
 
 impl Desk {
-    /// Books events that will never be taken.
-    fn refuse<'a>(&self, events: impl Iterator<Item = &'a [u8]>, count: u64, error: &str) {
-        let _ = events;
-        self.name.account.discarded(DiscardReason::Rejected, count);
+    /// Takes what is next; `None` at the end.
+    async fn take(&self) -> Option<Taken> {
+        match &self.files.spooling {
+            None => self.queue.take(self.filling).await.map(Taken::Queued),
+            Some(spooling) => spooling.take().await.map(Taken::Spooled),
+        }
+    }
+
+    /// Says that events are sent, or given up and counted.
+    fn done(&self, taken: Taken) {
+        match (taken, &self.files.spooling) {
+            (Taken::Queued(group), _) => self.queue.done(group),
+            (Taken::Spooled(spooled), Some(spooling)) => spooling.done(spooled),
+            (Taken::Spooled(_), None) => {}
+        }
+    }
+
+    /// Waits until what a lane has in hand must be given up, and says why.
+    async fn given_up(&self) -> DiscardReason {
+        let mut abort = self.abort.clone();
+        let mut abandoned = self.queue.abandoned();
+        // An error says that whoever could tell is gone, which is the end too.
+        tokio::select! {
+            _ = abort.wait_for(|abort| *abort) => DiscardReason::Shutdown,
+            _ = abandoned.wait_for(|abandoned| *abandoned) => DiscardReason::Removed,
+            () = self.no_longer_spooled() => DiscardReason::Removed,
+        }
+    }
+
+    /// Waits until an output with a spool is to let go of it, or ends while it does not work.
+    async fn no_longer_spooled(&self) {
+        let Some(spooling) = &self.files.spooling else {
+            return std::future::pending().await;
+        };
+        let mut stopped = spooling.stopped();
+        let ends = async {
+            while !(spooling.is_filled() && self.state.is_failing()) {
+                tokio::time::sleep(END_LOOK_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = ends => {}
+        }
+    }
+
+    /// Keeps events that will never be taken with the dead letters, or counts them as discarded and
+    /// returns how many were.
+    fn refuse<'a>(&self, events: impl Iterator<Item = &'a [u8]>, count: u64, error: &str) -> u64 {
         let mut last = self.last_refusal_log.lock();
         if last.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
             warn!(output = %self.name.id, events = count, error, "the receiver refused events for good");
         }
+        drop(last);
+        self.bury(events, count, error, DiscardReason::Rejected)
     }
 
-    /// Books a request of which only some events were taken, and returns those that may be tried
-    /// again.
+    fn bury<'a>(
+        &self,
+        events: impl Iterator<Item = &'a [u8]>,
+        count: u64,
+        error: &str,
+        otherwise: DiscardReason,
+    ) -> u64 {
+        let account = &self.name.account;
+        let Some(letters) = &self.files.dead_letters else {
+            account.discarded(otherwise, count);
+            return count;
+        };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let bury = || {
+            let (mut kept, mut lost) = (0, 0);
+            for event in events.take(count) {
+                match letters.keep(event, error) {
+                    Ok(_) => kept += 1,
+                    Err(_) => lost += 1,
+                }
+            }
+            account.dead_lettered(kept);
+            account.discarded(otherwise, lost);
+            lost
+        };
+        // It writes to the disk, which may take its time.
+        tokio::task::block_in_place(bury)
+    }
+
+    /// Books a request of which only some events were taken. Returns how many were discarded, and
+    /// those that may be tried again.
     fn book_partly(
         &self,
         group: &Group,
@@ -297,10 +464,11 @@ impl Desk {
         (events, bytes): (u64, usize),
         rejected: &[Refused],
         retry: &[usize],
-    ) -> Option<Group> {
+    ) -> (u64, Option<Group>) {
         let mut rejected = rejected.iter().peekable();
         let mut retry = retry.iter().peekable();
         let (mut again, mut sent, mut sent_bytes) = (Vec::new(), events, bytes as u64);
+        let mut lost = 0;
         let count = usize::try_from(events).unwrap_or(usize::MAX);
         for (index, line) in group.lines(from).take(count).enumerate() {
             let refused = rejected.next_if(|refused| refused.index == index);
@@ -311,7 +479,7 @@ impl Desk {
             sent -= 1;
             sent_bytes -= line.len() as u64 + 1;
             match refused {
-                Some(refused) => self.refuse([line].into_iter(), 1, &refused.reason),
+                Some(refused) => lost += self.refuse([line].into_iter(), 1, &refused.reason),
                 None => {
                     again.extend_from_slice(line);
                     again.push(b'\n');
@@ -319,15 +487,18 @@ impl Desk {
             }
         }
         self.name.account.sent(sent, sent_bytes);
-        (!again.is_empty()).then(|| Group::of_lines(again, group.origin()))
+        let again = (!again.is_empty()).then(|| Group::of_lines(again, group.origin()));
+        (lost, again)
     }
 
     /// Gives up what a receiver kept failing on.
-    fn give_up(&self, work: &mut Work<'_>, error: &str) {
+    fn give_up(&self, work: &mut Work<'_>, error: &str) -> u64 {
         let events = work.events_left();
         warn!(output = %self.name.id, events, error, "gave events up");
-        self.name.account.discarded(DiscardReason::GaveUp, events);
+        let left = work.group.lines(work.done_bytes);
+        let lost = self.bury(left, events, error, DiscardReason::GaveUp);
         work.advance(work.group.bytes() - work.done_bytes);
+        lost
     }
 }
 
@@ -369,18 +540,6 @@ impl Deref for Held<'_> {
             Self::Given(group) => group,
             Self::Own(group) => group,
         }
-    }
-}
-
-/// Waits until what is queued must be given up, and says why.
-async fn given_up(
-    mut abort: watch::Receiver<bool>,
-    mut abandoned: watch::Receiver<bool>,
-) -> DiscardReason {
-    // An error says that whoever could tell is gone, which is the end too.
-    tokio::select! {
-        _ = abort.wait_for(|abort| *abort) => DiscardReason::Shutdown,
-        _ = abandoned.wait_for(|abandoned| *abandoned) => DiscardReason::Removed,
     }
 }
 

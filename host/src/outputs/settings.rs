@@ -8,7 +8,7 @@
 //! | `http` | `url` | where to send, `http://` or `https://` | required |
 //! | | `method` | `POST` or `PUT` | `POST` |
 //! | | `headers` | an object of names and values, sent with every request; `${env:NAME}` and `${file:/path}` stand for secrets | none |
-//! | | `framing` | `lines` | `lines` |
+//! | | `framing` | `lines`, `ndjson` or `json_array`; see [`Framing`] | `lines` |
 //! | | `compression` | `none`, `gzip` or `zstd` | `none` |
 //! | | `timeout_ms` | for a whole request, 1 to 300,000 | 30,000 |
 //! | | `max_batch_bytes` | of a body before compression, 1 KiB to 64 MiB; a single larger event is sent alone | 1 MiB |
@@ -16,7 +16,10 @@
 //! | | `linger_ms` | how long a batch that is not full waits for more events, 0 to 60,000 | 0 |
 //! | | `max_in_flight` | requests at the same time, 1 to 64; above 1 the order is not kept | 1 |
 //! | | `tls` | as for `tcp`, with an `https://` url | the system's authorities |
-//! | all but `console` | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
+//! | `datadog`, `newrelic`, `cloudwatch` | | as [`vendors`] says, and what `http` has from `headers` on | |
+//! | all but `console` | `spool` | `{"max_bytes", "when_full", "fsync"}`: events wait on the disk, at most `max_bytes` (a number, or `"1GiB"`; at least 1 MiB) of it; `when_full` is `block`, `drop_oldest` or `drop_newest`; `fsync` is `never`, `interval` (every 500 ms) or `always` | no spool; `block`, `interval` |
+//! | | `dead_letters` | `{"max_bytes"}`: where events are kept that will never be taken; `false` keeps none | 16 MiB |
+//! | | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -26,12 +29,21 @@ use serde_json::{Map, Value};
 
 use super::{
     destination::{OutputPolicy, refused},
+    format::cloudwatch::CloudWatchSettings,
     secret::Template,
     tls::{self, TlsSettings},
 };
-use crate::manifest::{Invalid, Output, pointer_of};
+use crate::{
+    config::units,
+    manifest::{Invalid, Output, pointer_of},
+};
 
-const TYPES: &str = "`console`, `http`, `tcp`";
+mod vendors;
+
+/// Time between two `fsync`s of a spool; Vector's too.
+const FSYNC_INTERVAL: Duration = Duration::from_millis(500);
+
+const TYPES: &str = "`cloudwatch`, `console`, `datadog`, `http`, `newrelic`, `tcp`";
 
 /// Most headers of one output.
 const MAX_HEADERS: usize = 64;
@@ -59,8 +71,66 @@ pub enum Target {
 /// What is done with events that do not get to the receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliverySettings {
+    /// The disk between the queue and the receiver.
+    pub spool: Option<SpoolSettings>,
+    /// Most bytes of the dead letters; none if they are not kept.
+    pub dead_letters: Option<u64>,
     /// How long the same events are tried on a receiver that answers.
     pub give_up_after: Duration,
+}
+
+/// Settings of an output's spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// Most bytes of its files.
+    pub max_bytes: u64,
+    /// What gives way.
+    pub when_full: WhenFull,
+    /// When events are forced to the disk.
+    pub fsync: FsyncPolicy,
+}
+
+impl From<SpoolSettings> for streamgate_spool::Settings {
+    fn from(settings: SpoolSettings) -> Self {
+        use streamgate_spool::{Fsync, Settings, WhenFull as Spooled};
+        Settings {
+            max_bytes: settings.max_bytes,
+            when_full: match settings.when_full {
+                WhenFull::Block => Spooled::Block,
+                WhenFull::DropOldest => Spooled::DropOldest,
+                WhenFull::DropNewest => Spooled::DropNewest,
+            },
+            fsync: match settings.fsync {
+                FsyncPolicy::Never => Fsync::Never,
+                FsyncPolicy::Interval => Fsync::Interval(FSYNC_INTERVAL),
+                FsyncPolicy::Always => Fsync::Always,
+            },
+        }
+    }
+}
+
+/// What gives way when a spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// Nothing: the output's queue fills.
+    Block,
+    /// The oldest events.
+    DropOldest,
+    /// The newest.
+    DropNewest,
+}
+
+/// When events are forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FsyncPolicy {
+    /// When the system likes.
+    Never,
+    /// Every 500 ms.
+    Interval,
+    /// Every batch.
+    Always,
 }
 
 /// Settings of a `tcp` output.
@@ -81,8 +151,8 @@ pub struct HttpSettings {
     pub method: Method,
     /// What to send with every request.
     pub headers: Vec<(HeaderName, Template)>,
-    /// How events are written into a body.
-    pub framing: Framing,
+    /// How events are written into a body, and what answers mean.
+    pub format: FormatSettings,
     /// What is done to the body.
     pub compression: Compression,
     /// For a whole request, from the connection to the end of the answer.
@@ -105,12 +175,32 @@ pub enum Method {
     Put,
 }
 
-/// How events are written into a body.
+/// How events are written into a body, where the receiver has no format of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Framing {
     /// One event a line, as it is.
     Lines,
+    /// One JSON value a line.
+    Ndjson,
+    /// One array of JSON values.
+    JsonArray,
+}
+
+/// How events are written into a body, and what answers mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FormatSettings {
+    /// As any receiver takes it.
+    Framed(Framing),
+    /// Datadog's log intake.
+    Datadog,
+    /// New Relic's Log API.
+    NewRelic {
+        /// A JSON object: the attributes that all events have in common.
+        common: String,
+    },
+    /// `PutLogEvents`.
+    CloudWatch(Box<CloudWatchSettings>),
 }
 
 /// What is done to a body.
@@ -181,10 +271,43 @@ const REQUEST_FIELDS: [&str; 8] = [
 
 #[derive(Deserialize)]
 struct DeliveryFields {
+    spool: Option<SpoolFields>,
+    dead_letters: Option<DeadLetterFields>,
     give_up_after_s: Option<u64>,
 }
 
-const DELIVERY_FIELDS: [&str; 1] = ["give_up_after_s"];
+const DELIVERY_FIELDS: [&str; 3] = ["spool", "dead_letters", "give_up_after_s"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpoolFields {
+    max_bytes: Size,
+    when_full: Option<WhenFull>,
+    fsync: Option<FsyncPolicy>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected `false` or an object with `max_bytes`")]
+enum DeadLetterFields {
+    Kept(KeptLetters),
+    Wanted(bool),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptLetters {
+    max_bytes: Size,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number of bytes or a size such as `1GiB`"
+)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
 
 /// The fields of an output, as they are given.
 struct Given<'a> {
@@ -211,7 +334,7 @@ impl OutputSettings {
                 let ConsoleFields {} = given.rest()?;
                 return Ok(Self::console());
             }
-            "tcp" | "http" => given.kind.to_owned(),
+            "tcp" | "http" | "datadog" | "newrelic" | "cloudwatch" => given.kind.to_owned(),
             unknown => {
                 let shown: String = unknown.chars().take(60).collect();
                 return Err(Invalid::new(
@@ -221,12 +344,18 @@ impl OutputSettings {
                 ));
             }
         };
-        let delivery = parse_delivery(given.take(&DELIVERY_FIELDS)?)?;
+        let delivery = parse_delivery(&given.take(&DELIVERY_FIELDS)?, policy)?;
         let target = match target.as_str() {
             "tcp" => Target::Tcp(parse_tcp(given.rest()?, policy)?),
-            _ => {
+            kind => {
                 let common = given.take(&REQUEST_FIELDS)?;
-                Target::Http(parse_http(given.rest()?, common, policy)?)
+                let http = match kind {
+                    "datadog" => vendors::datadog(given.rest()?, common, policy)?,
+                    "newrelic" => vendors::newrelic(given.rest()?, common, policy)?,
+                    "cloudwatch" => vendors::cloudwatch(given.rest()?, common, policy)?,
+                    _ => parse_http(&given.rest()?, common, policy)?,
+                };
+                Target::Http(http)
             }
         };
         Ok(Self { target, delivery })
@@ -237,6 +366,8 @@ impl OutputSettings {
         Self {
             target: Target::Console,
             delivery: DeliverySettings {
+                spool: None,
+                dead_letters: None,
                 give_up_after: DEFAULT_GIVE_UP_AFTER,
             },
         }
@@ -244,10 +375,15 @@ impl OutputSettings {
 
     /// Returns the type's name.
     pub fn kind(&self) -> &'static str {
-        match self.target {
+        match &self.target {
             Target::Console => "console",
             Target::Tcp(_) => "tcp",
-            Target::Http(_) => "http",
+            Target::Http(http) => match http.format {
+                FormatSettings::Framed(_) => "http",
+                FormatSettings::Datadog => "datadog",
+                FormatSettings::NewRelic { .. } => "newrelic",
+                FormatSettings::CloudWatch(_) => "cloudwatch",
+            },
         }
     }
 }
@@ -284,12 +420,65 @@ impl Given<'_> {
 /// The time that the OpenTelemetry Collector retries.
 const DEFAULT_GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
-fn parse_delivery(fields: DeliveryFields) -> Result<DeliverySettings, Invalid> {
-    let give_up_after = fields.give_up_after_s;
-    let seconds = within("give_up_after_s", give_up_after, 1..=604_800)?;
+/// Default of what dead letters may take.
+const DEAD_LETTER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Most bytes of a spool.
+const MAX_SPOOL_BYTES: u64 = 1 << 44;
+
+fn parse_delivery(
+    fields: &DeliveryFields,
+    policy: &OutputPolicy,
+) -> Result<DeliverySettings, Invalid> {
+    let no_folder = |pointer: &str| {
+        Invalid::new(
+            "no_spool_folder",
+            pointer,
+            "this gate has no folder for what waits on the disk; start it with `--spool DIR`",
+        )
+    };
+    let seconds = within("give_up_after_s", fields.give_up_after_s, 1..=604_800)?;
+    let spool = match &fields.spool {
+        None => None,
+        Some(_) if policy.folder.is_none() => return Err(no_folder("/spool")),
+        Some(spool) => Some(SpoolSettings {
+            max_bytes: disk_bytes(&spool.max_bytes, "/spool/max_bytes")?,
+            when_full: spool.when_full.unwrap_or(WhenFull::Block),
+            fsync: spool.fsync.unwrap_or(FsyncPolicy::Interval),
+        }),
+    };
+    let dead_letters = match &fields.dead_letters {
+        Some(DeadLetterFields::Wanted(false)) => None,
+        None => policy.folder.is_some().then_some(DEAD_LETTER_BYTES),
+        Some(_) if policy.folder.is_none() => return Err(no_folder("/dead_letters")),
+        Some(DeadLetterFields::Wanted(true)) => Some(DEAD_LETTER_BYTES),
+        Some(DeadLetterFields::Kept(kept)) => {
+            Some(disk_bytes(&kept.max_bytes, "/dead_letters/max_bytes")?)
+        }
+    };
     Ok(DeliverySettings {
+        spool,
+        dead_letters,
         give_up_after: seconds.map_or(DEFAULT_GIVE_UP_AFTER, Duration::from_secs),
     })
+}
+
+fn disk_bytes(size: &Size, pointer: &str) -> Result<u64, Invalid> {
+    let bytes = match size {
+        Size::Bytes(bytes) => *bytes,
+        Size::Text(text) => units::bytes(text)
+            .map_err(|error| Invalid::new("invalid_output", pointer, error))?
+            as u64,
+    };
+    let least = streamgate_spool::MIN_BYTES;
+    match (least..=MAX_SPOOL_BYTES).contains(&bytes) {
+        true => Ok(bytes),
+        false => Err(Invalid::new(
+            "out_of_range",
+            pointer,
+            format!("`max_bytes` is {bytes}; expected {least} to {MAX_SPOOL_BYTES}"),
+        )),
+    }
 }
 
 fn parse_tcp(fields: TcpFields, policy: &OutputPolicy) -> Result<TcpSettings, Invalid> {
@@ -349,39 +538,80 @@ fn check_host(host: &str, policy: &OutputPolicy, pointer: &str) -> Result<(), In
 }
 
 fn parse_http(
-    fields: HttpFields,
+    fields: &HttpFields,
     common: RequestFields,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
-    let url = parse_url(&fields.url, "/url", policy)?;
-    let seconds = |ms: u64| Duration::from_millis(ms);
-    if let Some(tls) = &common.tls {
-        if url.scheme() != "https" {
+    let preset = Preset {
+        url: parse_url(&fields.url, "/url", policy)?,
+        method: fields.method.unwrap_or(Method::Post),
+        headers: Vec::new(),
+        format: FormatSettings::Framed(fields.framing.unwrap_or(Framing::Lines)),
+        compressions: &[Compression::None, Compression::Gzip, Compression::Zstd],
+        max_bytes: 1024 * 1024,
+        max_events: None,
+    };
+    preset.with(common)
+}
+
+/// What a type of output says before the settings do.
+struct Preset {
+    url: reqwest::Url,
+    method: Method,
+    headers: Vec<(HeaderName, Template)>,
+    format: FormatSettings,
+    /// What the receiver understands; the first is the default.
+    compressions: &'static [Compression],
+    max_bytes: usize,
+    max_events: Option<usize>,
+}
+
+impl Preset {
+    fn with(self, common: RequestFields) -> Result<HttpSettings, Invalid> {
+        if let Some(tls) = &common.tls {
+            if self.url.scheme() != "https" {
+                return Err(Invalid::new(
+                    "invalid_tls",
+                    "/tls",
+                    "`tls` is given, but `url` is `http://`; expected `https://`",
+                ));
+            }
+            tls::check(tls)?;
+        }
+        let compression = common.compression.unwrap_or(self.compressions[0]);
+        if !self.compressions.contains(&compression) {
             return Err(Invalid::new(
-                "invalid_tls",
-                "/tls",
-                "`tls` is given, but `url` is `http://`; expected `https://`",
+                "invalid_compression",
+                "/compression",
+                format!(
+                    "this receiver does not understand {compression:?}; expected one of {:?}",
+                    self.compressions
+                )
+                .to_lowercase(),
             ));
         }
-        tls::check(tls)?;
+        let mut headers = self.headers;
+        headers.extend(parse_headers(common.headers.unwrap_or_default())?);
+        let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
+        let max_events = within("max_batch_events", common.max_batch_events, 1..=10_000)?;
+        let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
+        let linger = within("linger_ms", common.linger_ms, 0..=60_000)?;
+        Ok(HttpSettings {
+            url: self.url,
+            method: self.method,
+            headers,
+            format: self.format,
+            compression,
+            timeout: Duration::from_millis(timeout.unwrap_or(30_000)),
+            batching: Batching {
+                max_bytes: max_bytes.unwrap_or(self.max_bytes),
+                max_events: max_events.or(self.max_events),
+                linger: Duration::from_millis(linger.unwrap_or(0)),
+            },
+            max_in_flight: within("max_in_flight", common.max_in_flight, 1..=64)?.unwrap_or(1),
+            tls: common.tls,
+        })
     }
-    let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
-    let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
-    Ok(HttpSettings {
-        url,
-        method: fields.method.unwrap_or(Method::Post),
-        headers: parse_headers(common.headers.unwrap_or_default())?,
-        framing: fields.framing.unwrap_or(Framing::Lines),
-        compression: common.compression.unwrap_or(Compression::None),
-        timeout: seconds(timeout.unwrap_or(30_000)),
-        batching: Batching {
-            max_bytes: max_bytes.unwrap_or(1024 * 1024),
-            max_events: within("max_batch_events", common.max_batch_events, 1..=10_000)?,
-            linger: seconds(within("linger_ms", common.linger_ms, 0..=60_000)?.unwrap_or(0)),
-        },
-        max_in_flight: within("max_in_flight", common.max_in_flight, 1..=64)?.unwrap_or(1),
-        tls: common.tls,
-    })
 }
 
 /// Reads a URL of a receiver.

@@ -1,0 +1,369 @@
+//! Outputs with a spool: an outage behind the gate, and the end of the gate itself, cost nothing but
+//! disk space; and what a receiver will never take is kept.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Body, Gate, HttpReceiver, Reply, Request, Setup, TcpReceiver, eventually, lines_of,
+    pseudo_random, request,
+};
+
+/// A receiver that fails until it is told to work.
+fn switchable() -> (HttpReceiver, Arc<AtomicBool>) {
+    let works = Arc::new(AtomicBool::new(false));
+    let (seen, statuses) = (Arc::clone(&works), [500, 502, 503, 504]);
+    let receiver = HttpReceiver::answering(move |number| match seen.load(Ordering::SeqCst) {
+        true => Reply::Status(200),
+        false => Reply::Status(statuses[number % 4]),
+    });
+    (receiver, works)
+}
+
+fn spooled(receiver: &HttpReceiver) -> Value {
+    json!({"id": "out", "type": "http", "url": receiver.url(), "spool": {"max_bytes": "64MiB"}})
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<u8> {
+    let line = |number| format!("event number {number}\n").into_bytes();
+    numbers.flat_map(line).collect()
+}
+
+fn spool_events(gate: &Gate) -> u64 {
+    let status = gate.get("/status");
+    status["outputs"][0]["spool"]["events"]
+        .as_u64()
+        .unwrap_or_default()
+}
+
+/// How often each line came.
+fn counted(bytes: &[u8]) -> BTreeMap<Vec<u8>, usize> {
+    let mut counts = BTreeMap::new();
+    for line in lines_of(bytes) {
+        *counts.entry(line.to_vec()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn outage_and_sigkill_cost_nothing_and_the_order_is_kept() {
+    let store = tempfile::tempdir().unwrap();
+    let (receiver, works) = switchable();
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    gate.send(&numbered(0..30_000));
+    eventually("all is in the spool", || spool_events(&gate) == 30_000);
+    gate.kill();
+
+    let gate = Setup::new().store(store.path()).start();
+    gate.send(&numbered(30_000..40_000));
+    eventually("all is in the spool", || spool_events(&gate) == 40_000);
+    works.store(true, Ordering::SeqCst);
+    receiver.wait_for(&numbered(0..40_000));
+    let stats = gate.settled(10_000);
+    assert_eq!(stats["outputs"][0]["recovered"], 30_000);
+    assert_eq!(stats["outputs"][0]["sent"], 40_000);
+    gate.stop();
+    let left = fs::read_dir(store.path().join("outputs/output-out/spool")).unwrap();
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().ends_with(".segment")),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn end_with_a_dead_receiver_is_clean_and_the_next_gate_sends_the_rest() {
+    let store = tempfile::tempdir().unwrap();
+    let mut receiver = TcpReceiver::absent();
+    let output = json!({
+        "id": "out", "type": "tcp", "address": receiver.address().to_string(),
+        "spool": {"max_bytes": 8_388_608, "fsync": "always"},
+    });
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([]), &[output]);
+    gate.send(&numbered(0..5_000));
+    eventually("all is in the spool", || spool_events(&gate) == 5_000);
+    gate.stop();
+    receiver.resume();
+    let gate = Setup::new().store(store.path()).start();
+    receiver.received.wait_for(&numbered(0..5_000));
+    gate.finish(0);
+}
+
+#[test]
+fn changed_output_takes_the_spool_over() {
+    let (receiver, _) = switchable();
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    gate.send(&numbered(0..2_000));
+    eventually("all is in the spool", || spool_events(&gate) == 2_000);
+    let better = HttpReceiver::start();
+    gate.run(&json!([]), &[spooled(&better)]);
+    gate.send(&numbered(2_000..3_000));
+    better.wait_for(&numbered(0..3_000));
+    let stats = gate.settled(3_000);
+    assert_eq!(stats["outputs"][0]["recovered"], 2_000);
+    gate.stop();
+}
+
+#[test]
+fn full_spool_gives_up_what_it_is_told_to_and_counts_it() {
+    for when_full in ["drop_oldest", "drop_newest", "block"] {
+        let (receiver, works) = switchable();
+        let mut output = spooled(&receiver);
+        output["spool"] = json!({"max_bytes": "1MiB", "when_full": when_full});
+        let gate = Setup::new().flag("memory-budget", "32MiB").start();
+        gate.run(&json!([]), &[output]);
+        let events = 1_200_000;
+        gate.send(&numbered(0..events));
+        eventually("all came", || gate.pipeline()["received"] == events);
+        eventually("some were given up", || {
+            let discarded = &gate.pipeline()["outputs"][0]["discarded"];
+            let reason = if when_full == "block" {
+                "queue_full"
+            } else {
+                "spool_full"
+            };
+            discarded[reason].as_u64() > Some(0)
+        });
+        let disk_bytes = &gate.get("/status")["outputs"][0]["spool"]["disk_bytes"];
+        assert!(disk_bytes.as_u64() <= Some(1024 * 1024), "{disk_bytes}");
+        works.store(true, Ordering::SeqCst);
+        let stats = gate.settled(events as u64);
+        let found = counted(&receiver.taken());
+        assert_eq!(stats["outputs"][0]["sent"], found.len(), "{when_full}");
+        let has = |number| found.contains_key(format!("event number {number}\n").as_bytes());
+        match when_full {
+            "drop_oldest" => assert!(has(events - 1) && !has(events / 2)),
+            // Small ones that came last may have fitted.
+            _ => assert!(has(0), "{when_full}"),
+        }
+        gate.stop();
+    }
+}
+
+#[test]
+fn disk_that_cannot_be_used_does_not_hold_the_output_up() {
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().join("outputs/output-out");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("spool"), b"a file where a folder should be").unwrap();
+    let receiver = HttpReceiver::start();
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    gate.send(&numbered(0..1_000));
+    receiver.wait_for(&numbered(0..1_000));
+    let spool = &gate.get("/status")["outputs"][0]["spool"];
+    assert!(
+        spool["error"]
+            .as_str()
+            .is_some_and(|error| !error.is_empty()),
+        "{spool}"
+    );
+    gate.finish(1_000);
+}
+
+#[test]
+fn damaged_spool_costs_what_is_damaged_and_the_gate_starts() {
+    let store = tempfile::tempdir().unwrap();
+    let (receiver, works) = switchable();
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    for part in 0..20 {
+        gate.send(&numbered(part * 100..part * 100 + 100));
+        eventually("it is in the spool", || {
+            spool_events(&gate) == (part as u64 + 1) * 100
+        });
+    }
+    gate.kill();
+    let spool = store.path().join("outputs/output-out/spool");
+    let segment = segments(&spool).remove(0);
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x20;
+    fs::write(&segment, bytes).unwrap();
+    works.store(true, Ordering::SeqCst);
+    let gate = Setup::new().store(store.path()).start();
+    gate.send(&numbered(2_000..2_001));
+    eventually("the rest arrives", || {
+        counted(&receiver.taken()).len() == 1_901
+    });
+    let stats = gate.settled(1);
+    assert_eq!(stats["outputs"][0]["recovered"], 1_900);
+    assert!(gate.get("/status")["outputs"][0]["spool"]["damaged_bytes"].as_u64() > Some(0));
+    gate.stop();
+}
+
+fn segments(spool: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(spool).expect("the folder is there");
+    let paths = entries.map(|entry| entry.expect("it can be read").path());
+    paths
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "segment")
+        })
+        .collect()
+}
+
+#[test]
+fn what_will_never_be_taken_is_kept_with_the_reason_and_can_be_sent_again() {
+    let takes = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&takes);
+    let receiver = HttpReceiver::answering(move |_| match seen.load(Ordering::SeqCst) {
+        true => Reply::Status(200),
+        false => Reply::Status(400),
+    });
+    let store = tempfile::tempdir().unwrap();
+    let output = json!({"id": "out", "type": "http", "url": receiver.url()});
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([]), &[output]);
+    gate.send(b"refused 1\nnot \xff utf-8\n");
+    let stats = gate.settled(2);
+    assert_eq!(stats["outputs"][0]["dead_lettered"], 2);
+    gate.kill();
+
+    let gate = Setup::new().store(store.path()).start();
+    assert_eq!(gate.get("/status")["outputs"][0]["dead_letters"], 2);
+    let shown = gate.get("/outputs/out/dead-letters");
+    let letters = shown["dead_letters"].as_array().unwrap();
+    assert_eq!(letters[0]["event"], "refused 1");
+    assert!(
+        letters[0]["reason"].as_str().unwrap().contains("400"),
+        "{shown}"
+    );
+    assert_eq!(letters[1]["event_bytes"], json!(b"not \xff utf-8"));
+    // Those that are refused again are kept again.
+    let answer = gate.edit("POST", "/outputs/out/redrive", &Value::Null);
+    assert_eq!(answer, json!({"redriven": 2}));
+    eventually("they are back", || {
+        gate.pipeline()["outputs"][0]["dead_lettered"] == 2
+    });
+    takes.store(true, Ordering::SeqCst);
+    gate.edit("POST", "/outputs/out/redrive", &Value::Null);
+    receiver.wait_for(b"refused 1\nnot \xff utf-8\n");
+    let stats = gate.settled(0);
+    assert_eq!(stats["outputs"][0]["redriven"], 4);
+    assert_eq!(gate.get("/status")["outputs"][0]["dead_letters"], 0);
+    gate.try_edit("POST", "/outputs/nobody/redrive", &Value::Null)
+        .expect(404);
+    gate.stop();
+}
+
+#[test]
+fn durable_ingest_answers_what_is_true() {
+    let (receiver, works) = switchable();
+    let refusing = HttpReceiver::answering(|_| Reply::Status(400));
+    let gate = Setup::new().env("STREAMGATE_DURABLE", "true").start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    let post = |text: &str| {
+        gate.ingest(&Request::new("POST", "/ingest").body(Body::Whole(text.as_bytes())))
+    };
+    // On the disk is safe, whatever the receiver does.
+    post("one\ntwo\n").expect(202);
+    assert_eq!(spool_events(&gate), 2);
+    // What a rule drops is too, and nothing at all.
+    let rule = json!({"id": "no", "type": "filter", "params": {"value": "three"}});
+    let lost = json!({
+        "id": "lost", "type": "http", "url": refusing.url(), "dead_letters": false,
+    });
+    gate.run(&json!([rule]), &[spooled(&receiver), lost]);
+    post("three\n").expect(202);
+    post("").expect(202);
+    // One output has lost it.
+    let answer = post("four\n").expect(503);
+    assert_eq!(answer.json()["code"], "not_safe");
+    assert!(answer.header("retry-after").is_some());
+    works.store(true, Ordering::SeqCst);
+    receiver.wait_for(b"one\ntwo\nfour\n");
+    gate.settled(4);
+    gate.stop();
+}
+
+/// Kills the gate at random moments while senders wait for its answers. Every event that was answered
+/// with a 2xx arrives; twice at most those that were under way.
+#[test]
+fn sigkill_loses_nothing_that_was_answered() {
+    // All 200 by hand; each start and end takes its time.
+    let seeds = std::env::var("STREAMGATE_TEST_KILLS").map_or(12, |seeds| seeds.parse().unwrap());
+    let store = tempfile::tempdir().unwrap();
+    let flaky = AtomicU64::new(0);
+    let receiver =
+        HttpReceiver::answering(move |_| match flaky.fetch_add(1, Ordering::SeqCst) % 7 {
+            3 => Reply::Status(503),
+            5 => Reply::Close,
+            _ => Reply::Status(200),
+        });
+    let setup = || {
+        let setup = Setup::new().store(store.path());
+        setup.env("STREAMGATE_DURABLE", "true")
+    };
+    let gate = setup().start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    gate.kill();
+    let mut answered: Vec<Vec<u8>> = Vec::new();
+    let mut number = 0;
+    for seed in 0..seeds {
+        let mut random = pseudo_random(seed);
+        let gate = setup().start();
+        let address = gate.http();
+        let until = Duration::from_micros(random.u64(0..60_000));
+        let senders: Vec<_> = (0..4)
+            .map(|sender| {
+                let first = number + sender * 1_000_000;
+                thread::spawn(move || send_until_it_fails(address, first))
+            })
+            .collect();
+        thread::sleep(until);
+        gate.kill();
+        for sender in senders {
+            answered.extend(sender.join().unwrap());
+        }
+        number += 10_000;
+    }
+    let gate = setup().start();
+    eventually("all that was answered arrives", || {
+        let found = counted(&receiver.taken());
+        answered.iter().all(|line| found.contains_key(line))
+    });
+    eventually("it is at rest", || {
+        gate.pipeline()["outputs"][0]["queued"] == 0
+    });
+    let found = counted(&receiver.taken());
+    let twice: usize = found.values().map(|count| count - 1).sum();
+    eprintln!(
+        "{seeds} kills: {} events answered, {} arrived, {twice} of them again",
+        answered.len(),
+        found.len()
+    );
+    gate.stop();
+}
+
+/// Sends requests of a few events each, and returns those that were answered with a 2xx.
+fn send_until_it_fails(address: std::net::SocketAddr, first: usize) -> Vec<Vec<u8>> {
+    let mut answered = Vec::new();
+    for at in 0.. {
+        let events = numbered(first + at * 5..first + at * 5 + 5);
+        let post = Request::new("POST", "/ingest").body(Body::Whole(&events));
+        match request(address, &post) {
+            Ok(answer) if answer.status == 202 => {
+                answered.extend(lines_of(&events).map(<[u8]>::to_vec));
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    answered
+}
