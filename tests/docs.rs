@@ -7,12 +7,14 @@ use serde_json::Value;
 use crate::support::{Request, Setup};
 
 /// Every route, as the README and the design name them.
-const ROUTES: [(&str, &[&str]); 22] = [
+const ROUTES: [(&str, &[&str]); 24] = [
     ("/", &["get"]),
     ("/rules", &["get", "post", "put"]),
     ("/rules/{id}", &["get", "put", "delete"]),
     ("/outputs", &["get", "post", "delete"]),
     ("/outputs/{id}", &["get", "put", "delete"]),
+    ("/outputs/{id}/dead-letters", &["get"]),
+    ("/outputs/{id}/redrive", &["post"]),
     ("/config/batch_size", &["get", "post"]),
     ("/draft", &["get", "put"]),
     ("/validate", &["post"]),

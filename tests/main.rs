@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod books;
 mod docs;
+mod file_output;
 mod fleet;
 mod fleet_access;
 mod fleet_faults;

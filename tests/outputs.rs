@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Capture, Gate, HttpReceiver, Reply, Setup, TcpReceiver, eventually, lines_of,
+    Capture, Gate, HttpReceiver, Reply, Setup, TcpReceiver, decompressed, eventually, lines_of,
 };
 
 #[test]
@@ -586,18 +586,6 @@ fn console_that_blocks_does_not_hold_up_the_end() {
     });
     ends_undrained(gate);
     drop(reader);
-}
-
-fn decompressed(compression: &str, body: &[u8]) -> Vec<u8> {
-    match compression {
-        "gzip" => {
-            let mut found = Vec::new();
-            let mut decoder = flate2::read::GzDecoder::new(body);
-            std::io::Read::read_to_end(&mut decoder, &mut found).expect("a gzip body");
-            found
-        }
-        _ => zstd::stream::decode_all(body).expect("a zstd body"),
-    }
 }
 
 fn tcp(id: &str, address: SocketAddr) -> Value {

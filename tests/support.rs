@@ -27,7 +27,7 @@ pub(crate) mod redis;
 pub(crate) use self::{
     books::assert_books_balance,
     capture::Capture,
-    events::{compress, generated_logs, lines_of, pseudo_random},
+    events::{compress, decompressed, generated_logs, lines_of, pseudo_random},
     fleet::{drops, foreign, member},
     gate::{Ended, Gate, Setup},
     guests::{guest, js_guest},

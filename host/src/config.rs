@@ -100,6 +100,10 @@ pub struct Settings {
     /// directory of the store, or of the cache]
     #[arg(long, env = "STREAMGATE_SPOOL", value_name = "DIR")]
     pub spool: Option<String>,
+    /// The folder below which outputs of type `file` write; `off` lets none [default: `files` in the
+    /// directory of the store, or of the cache]
+    #[arg(long, env = "STREAMGATE_FILES", value_name = "DIR")]
+    pub files: Option<String>,
     /// Answer `POST /ingest` only when every output has the events delivered or on its disk
     #[arg(long, env = "STREAMGATE_DURABLE")]
     pub durable: bool,
@@ -253,8 +257,11 @@ impl Config {
             .map_err(|error| invalid("store", format!("{error}")))?;
         let redis = redis_files(&given, &file, &store)?;
         let spool = given.spool.clone().or(file.spool.clone());
+        let files = given.files.clone().or(file.files.clone());
+        let folder = |given: Option<String>, name| output_folder(given, name, &store, &redis);
         let outputs = OutputPolicy {
-            folder: output_folder(spool.as_deref(), &store, &redis),
+            folder: folder(spool, "outputs"),
+            files: folder(files, "files"),
             allow_link_local: given.allow_link_local || file.allow_link_local,
         };
         let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
@@ -340,7 +347,8 @@ impl Config {
 }
 
 fn output_folder(
-    given: Option<&str>,
+    given: Option<String>,
+    name: &str,
     store: &StoreLocation,
     redis: &RedisFiles,
 ) -> Option<PathBuf> {
@@ -350,9 +358,9 @@ fn output_folder(
         StoreLocation::Memory => None,
     };
     match given {
-        Some("off") => None,
+        Some(off) if off == "off" => None,
         Some(folder) => Some(PathBuf::from(folder)),
-        None => beside.map(|directory| directory.join("outputs")),
+        None => beside.map(|directory| directory.join(name)),
     }
 }
 

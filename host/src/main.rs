@@ -76,6 +76,9 @@ fn serve(settings: Settings) -> ExitCode {
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
         );
+        // A limit on the size of files (`LimitFSIZE=` of systemd) is an error of that write, like a full
+        // disk, and not the end of the process.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         tokio::spawn(end_on_signals(terminate, interrupt, trigger));
         tokio::spawn(server::run(config, end))
             .await

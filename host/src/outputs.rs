@@ -1,7 +1,7 @@
 //! Outputs: where survivors go, and the fan-out that hands batches to them.
 //!
 //! A batch is shared by all outputs, not copied. Each output has its own queue, bounded in bytes,
-//! and a task (a thread, for the console) that empties it: a slow or dead output never slows
+//! and a task (a thread, for `console` and `file`) that empties it: a slow or dead output never slows
 //! another. An output that is idle sends at once; batches gather only while one is in flight.
 //!
 //! The gate goes at the pace of its fastest output: a worker waits for room only when *no* output
@@ -38,6 +38,7 @@ mod console;
 mod dead_letters;
 mod destination;
 mod exchange;
+mod file;
 mod format;
 mod http;
 mod pace;
@@ -47,6 +48,7 @@ mod secret;
 mod settings;
 mod spooling;
 mod tcp;
+mod timestamp;
 mod tls;
 
 use queue::OutputQueue;

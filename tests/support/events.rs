@@ -37,6 +37,19 @@ fn read_to_end(mut encoder: impl AsyncRead + Unpin) -> Vec<u8> {
     compressed
 }
 
+/// Undoes `gzip` or `zstd`.
+pub(crate) fn decompressed(compression: &str, body: &[u8]) -> Vec<u8> {
+    match compression {
+        "gzip" => {
+            let mut found = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(body);
+            std::io::Read::read_to_end(&mut decoder, &mut found).expect("a gzip body");
+            found
+        }
+        _ => zstd::stream::decode_all(body).expect("a zstd body"),
+    }
+}
+
 /// Makes the lines of a file, one after the other, by their numbers.
 type MakeLine = fn(&mut Rng, usize) -> Vec<u8>;
 

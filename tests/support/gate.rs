@@ -206,6 +206,11 @@ impl Setup {
 
 impl Gate {
     /// Returns where it takes lines over TCP.
+    /// The directory that it was started in; it goes with the gate.
+    pub(crate) fn directory(&self) -> &Path {
+        self.setup.directory()
+    }
+
     pub(crate) fn tcp(&self) -> SocketAddr {
         self.address("tcp")
     }
@@ -444,6 +449,17 @@ impl Gate {
     }
 
     /// A handle that kills it from another thread, where `self` is in use.
+    /// Has the kernel refuse what would make a file longer, as a full disk would.
+    pub(crate) fn limit_file_size(&self, bytes: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        let pid = Pid::from_raw(self.process_id().cast_signed()).expect("not 0");
+        prlimit(Some(pid), Resource::Fsize, limit).expect("our child");
+    }
+
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
     }

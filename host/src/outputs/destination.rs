@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct OutputPolicy {
     /// The folder for spools and dead letters, one folder in it for each output.
     pub folder: Option<std::path::PathBuf>,
+    /// The folder below which outputs of type `file` write.
+    pub files: Option<std::path::PathBuf>,
     /// Whether link-local and metadata addresses may be sent to.
     pub allow_link_local: bool,
 }

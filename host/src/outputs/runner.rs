@@ -7,6 +7,7 @@
 //! [`max_in_flight`]: super::settings::HttpSettings::max_in_flight
 
 use std::{
+    io,
     ops::Deref,
     pin::pin,
     sync::{
@@ -26,6 +27,7 @@ use super::{
     console::Console,
     dead_letters::DeadLetters,
     exchange::Refused,
+    file::FileLines,
     http::HttpRequests,
     pace::{Cause, Pace},
     queue::{Filling, Group, OutputQueue},
@@ -74,6 +76,7 @@ pub(super) enum Attempt {
 
 enum Sender {
     Console(Console),
+    File(FileLines),
     Tcp(TcpLines),
     Http(Box<HttpRequests>),
     /// Stands in for an output that could not be made: its events are given up and counted.
@@ -139,7 +142,7 @@ pub(super) fn spawn(
 ) -> Files {
     launcher.running.send_modify(|running| *running += 1);
     let (lanes, filling) = match &settings.target {
-        Target::Console | Target::Tcp(_) => (1, Filling::default()),
+        Target::Console | Target::File(_) | Target::Tcp(_) => (1, Filling::default()),
         Target::Http(http) => (
             http.max_in_flight,
             Filling {
@@ -166,16 +169,14 @@ pub(super) fn spawn(
         last_refusal_log: Mutex::new(None),
     });
     match &settings.target {
-        Target::Console => {
-            let runtime = launcher.runtime.clone();
-            let run = move || {
-                let sender = Console::open().map(Sender::Console);
-                let sender = sender.unwrap_or_else(|error| Sender::Broken(error.to_string()));
-                runtime.block_on(Lane { desk, sender }.run());
-            };
-            if let Err(error) = thread::Builder::new().name("console".to_owned()).spawn(run) {
-                error!(%error, "cannot start a thread for the console output");
-            }
+        Target::Console => run_in_thread(launcher, desk, "console", || {
+            Console::open().map(Sender::Console)
+        }),
+        Target::File(settings) => {
+            let (settings, id) = (settings.clone(), name.id.clone());
+            run_in_thread(launcher, desk, "file", move || {
+                FileLines::start(settings, id).map(Sender::File)
+            });
         }
         Target::Tcp(settings) => {
             let sender = TcpLines::new(settings.clone(), launcher.policy.clone());
@@ -199,6 +200,23 @@ pub(super) fn spawn(
         }
     }
     kept
+}
+
+/// Runs an output whose writing blocks in a thread of its own.
+fn run_in_thread(
+    launcher: &Launcher,
+    desk: Arc<Desk>,
+    name: &str,
+    open: impl FnOnce() -> io::Result<Sender> + Send + 'static,
+) {
+    let runtime = launcher.runtime.clone();
+    let run = move || {
+        let sender = open().unwrap_or_else(|error| Sender::Broken(error.to_string()));
+        runtime.block_on(Lane { desk, sender }.run());
+    };
+    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
+        error!(%error, "cannot start a thread for a {name} output");
+    }
 }
 
 /// Opens what an output keeps on disk. What cannot be opened is done without, and told of.
@@ -266,8 +284,10 @@ impl Lane {
                 desk.done(taken);
             }
         }
-        if let Sender::Tcp(tcp) = &mut self.sender {
-            tcp.finish().await;
+        match &mut self.sender {
+            Sender::Tcp(tcp) => tcp.finish().await,
+            Sender::File(file) => file.finish(&desk.name.id),
+            Sender::Console(_) | Sender::Http(_) | Sender::Broken(_) => {}
         }
     }
 
@@ -582,6 +602,7 @@ impl Sender {
     async fn send(&mut self, group: &Group, done: usize, desk: &Desk) -> Attempt {
         match self {
             Self::Console(console) => console.send(group, done, &desk.state),
+            Self::File(file) => file.send(group, done, &desk.state),
             Self::Tcp(tcp) => tcp.send(group, done, &desk.state).await,
             Self::Http(http) => http.send(group, done, desk.queue.batch_size()).await,
             Self::Broken(error) => Attempt::Rejected {

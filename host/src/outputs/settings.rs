@@ -3,6 +3,7 @@
 //! | type | field | means | default |
 //! | --- | --- | --- | --- |
 //! | `console` | | events go to stdout | |
+//! | `file` | | as [`file`] says | |
 //! | `tcp` | `address` | `host:port` of a receiver of lines | required |
 //! | | `tls` | `{}` or `{"ca", "certificate", "key"}`, files (PEM); see [`TlsSettings`] | no TLS |
 //! | `http` | `url` | where to send, `http://` or `https://` | required |
@@ -38,12 +39,15 @@ use crate::{
     manifest::{Invalid, Output, pointer_of},
 };
 
+mod file;
 mod vendors;
+
+pub(super) use file::FileSettings;
 
 /// Time between two `fsync`s of a spool; Vector's too.
 const FSYNC_INTERVAL: Duration = Duration::from_millis(500);
 
-const TYPES: &str = "`cloudwatch`, `console`, `datadog`, `http`, `newrelic`, `tcp`";
+const TYPES: &str = "`cloudwatch`, `console`, `datadog`, `file`, `http`, `newrelic`, `tcp`";
 
 /// Most headers of one output.
 const MAX_HEADERS: usize = 64;
@@ -62,6 +66,8 @@ pub struct OutputSettings {
 pub enum Target {
     /// To stdout.
     Console,
+    /// To a file.
+    File(FileSettings),
     /// Lines over TCP.
     Tcp(TcpSettings),
     /// Requests.
@@ -334,7 +340,9 @@ impl OutputSettings {
                 let ConsoleFields {} = given.rest()?;
                 return Ok(Self::console());
             }
-            "tcp" | "http" | "datadog" | "newrelic" | "cloudwatch" => given.kind.to_owned(),
+            "file" | "tcp" | "http" | "datadog" | "newrelic" | "cloudwatch" => {
+                given.kind.to_owned()
+            }
             unknown => {
                 let shown: String = unknown.chars().take(60).collect();
                 return Err(Invalid::new(
@@ -346,6 +354,7 @@ impl OutputSettings {
         };
         let delivery = parse_delivery(&given.take(&DELIVERY_FIELDS)?, policy)?;
         let target = match target.as_str() {
+            "file" => Target::File(file::parse(&given.rest()?, policy)?),
             "tcp" => Target::Tcp(parse_tcp(given.rest()?, policy)?),
             kind => {
                 let common = given.take(&REQUEST_FIELDS)?;
@@ -377,6 +386,7 @@ impl OutputSettings {
     pub fn kind(&self) -> &'static str {
         match &self.target {
             Target::Console => "console",
+            Target::File(_) => "file",
             Target::Tcp(_) => "tcp",
             Target::Http(http) => match http.format {
                 FormatSettings::Framed(_) => "http",
@@ -464,19 +474,30 @@ fn parse_delivery(
 }
 
 fn disk_bytes(size: &Size, pointer: &str) -> Result<u64, Invalid> {
+    bytes_within(size, pointer, streamgate_spool::MIN_BYTES..=MAX_SPOOL_BYTES)
+}
+
+fn bytes_within(
+    size: &Size,
+    pointer: &str,
+    allowed: std::ops::RangeInclusive<u64>,
+) -> Result<u64, Invalid> {
     let bytes = match size {
         Size::Bytes(bytes) => *bytes,
         Size::Text(text) => units::bytes(text)
             .map_err(|error| Invalid::new("invalid_output", pointer, error))?
             as u64,
     };
-    let least = streamgate_spool::MIN_BYTES;
-    match (least..=MAX_SPOOL_BYTES).contains(&bytes) {
+    match allowed.contains(&bytes) {
         true => Ok(bytes),
         false => Err(Invalid::new(
             "out_of_range",
             pointer,
-            format!("`max_bytes` is {bytes}; expected {least} to {MAX_SPOOL_BYTES}"),
+            format!(
+                "{bytes} bytes are given; expected {} to {}",
+                allowed.start(),
+                allowed.end()
+            ),
         )),
     }
 }
