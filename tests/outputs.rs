@@ -65,6 +65,7 @@ fn request_has_the_headers_of_the_output() {
             .map(|(_, value)| value.as_str())
     };
     assert_eq!(value("x-api-key"), Some("abc"));
+    assert_eq!(value("x-streamgate-bypassed"), None);
     assert_eq!(value("content-type"), Some("application/x-ndjson"));
     gate.finish(1);
 }

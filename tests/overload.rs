@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 
 use serde_json::{Value, json};
 
-use crate::support::{Body, Request, Setup, TcpReceiver, eventually, lines_of};
+use crate::support::{Body, HttpReceiver, Received, Request, Setup, eventually, lines_of};
 
 /// Events of one request, which is 14 MiB: with the least budget that is more than 80 % of the room
 /// before the workers, and all of it waits at once.
@@ -12,7 +12,7 @@ const EVENTS: usize = 140_000;
 
 #[test]
 fn filter_is_bypassed_under_overload_and_redaction_is_not() {
-    let (stats, arrived) = overload(&json!([
+    let (stats, requests) = overload(&json!([
         {"id": "filter", "type": "filter", "params": {"value": "DEBUG"}},
         {"id": "redact", "type": "redact", "params": {"pattern": "secret", "replacement": "*"}},
     ]));
@@ -22,23 +22,26 @@ fn filter_is_bypassed_under_overload_and_redaction_is_not() {
     assert_eq!(stats["delivered_to_chain_end"], bypassed);
     assert_eq!(stats["rules"][1]["bypassed"], 0);
     assert_eq!(stats["rules"][1]["changed"], bypassed);
-    for line in lines_of(&arrived) {
-        assert!(line.starts_with(b"DEBUG * "), "{}", line.escape_ascii());
+    for request in requests {
+        assert_eq!(request.header("x-streamgate-bypassed"), Some("true"));
+        for line in lines_of(&request.body) {
+            assert!(line.starts_with(b"DEBUG * "), "{}", line.escape_ascii());
+        }
     }
 }
 
 #[test]
 fn filter_that_is_enforced_is_not_bypassed() {
-    let (stats, arrived) = overload(&json!([
+    let (stats, requests) = overload(&json!([
         {"id": "filter", "type": "filter", "params": {"value": "DEBUG"}, "on_overload": "enforce"},
     ]));
     assert_eq!(stats["filtered"], EVENTS, "{stats:#}");
-    assert!(arrived.is_empty());
+    assert!(requests.is_empty());
 }
 
 #[test]
 fn redaction_is_bypassed_if_the_user_says_so() {
-    let (stats, _) = overload(&json!([
+    let (stats, requests) = overload(&json!([
         {"id": "redact", "type": "redact", "on_overload": "bypass",
          "params": {"pattern": "secret", "replacement": "*"}},
     ]));
@@ -46,12 +49,17 @@ fn redaction_is_bypassed_if_the_user_says_so() {
     let bypassed = stats["rules"][0]["bypassed"].as_u64().expect("a number");
     assert!(bypassed > 0, "{stats:#}");
     assert_eq!(changed + bypassed, EVENTS as u64, "{stats:#}");
+    let told = |request: &Received| request.header("x-streamgate-bypassed").is_some();
+    let leaks =
+        |request: &Received| lines_of(&request.body).any(|line| line.starts_with(b"DEBUG s"));
+    assert!(requests.iter().any(leaks));
+    assert!(requests.iter().filter(|request| leaks(request)).all(told));
 }
 
 /// Runs `rules` behind one that takes its time, so that the worker cannot keep up with one request
-/// on any machine. Returns the books of the pipeline, without that rule, and what arrived.
+/// on any machine. Returns the books of the pipeline, without that rule, and the requests that arrived.
 #[track_caller]
-fn overload(rules: &Value) -> (Value, Vec<u8>) {
+fn overload(rules: &Value) -> (Value, Vec<Received>) {
     // Nothing in it can be looked for but by the regex engine, byte by byte.
     let slow = json!({"id": "slow", "type": "redact", "params": {"pattern": r"(?:\w|\s)+[^\w\s]"}});
     let rules: Value = [slow]
@@ -59,8 +67,8 @@ fn overload(rules: &Value) -> (Value, Vec<u8>) {
         .chain(rules.as_array().expect("a list"))
         .cloned()
         .collect();
-    let receiver = TcpReceiver::start();
-    let output = json!([{"id": "out", "type": "tcp", "address": receiver.address().to_string()}]);
+    let receiver = HttpReceiver::start();
+    let output = json!([{"id": "out", "type": "http", "url": receiver.url()}]);
     let gate = Setup::new()
         .flag("memory-budget", "32MiB")
         .flag("workers", "1")
@@ -75,16 +83,14 @@ fn overload(rules: &Value) -> (Value, Vec<u8>) {
     assert_eq!(status["overloaded"], false, "{status:#}");
     assert!(status["overloads"].as_u64() > Some(0), "{status:#}");
     let sent = stats["outputs"][0]["sent_bytes"].as_u64();
-    eventually("all of it arrives", || {
-        Some(receiver.received.len() as u64) == sent
-    });
+    assert_eq!(Some(receiver.taken().len() as u64), sent);
     assert!(
         gate.logged("overload changed; rules that may be bypassed are")
             .is_some()
     );
     gate.stop();
     stats["rules"].as_array_mut().expect("a list").remove(0);
-    (stats, receiver.received.bytes())
+    (stats, receiver.requests())
 }
 
 #[test]

@@ -32,8 +32,8 @@ pub(crate) use self::{
     gate::{Ended, Gate, Setup},
     guests::{guest, js_guest},
     http::{Answer, Body, Request, request},
-    keys::{certificates, signing_keys},
-    receiver::{HttpReceiver, Reply, TcpReceiver},
+    keys::{bad_certificates, certificates, server_config, signing_keys},
+    receiver::{HttpReceiver, Received, Reply, TcpReceiver},
     redis::RedisServer,
 };
 

@@ -3,6 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 
 /// Runs `openssl` in a folder.
@@ -53,4 +60,51 @@ pub(crate) fn certificates(folder: &Path) {
             ),
         );
     }
+}
+
+/// Certificates of the CA of [`certificates`] that must not be accepted: `expired.pem`, and `elsewhere.pem`
+/// for another address.
+pub(crate) fn bad_certificates(folder: &Path) {
+    for (name, address, days) in [("expired", "127.0.0.1", -1), ("elsewhere", "127.0.0.2", 2)] {
+        openssl(
+            folder,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key \
+                 -out {name}.csr -subj /CN={name} -addext subjectAltName=IP:{address}"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} \
+                 -copy_extensions copy -out {name}.pem"
+            ),
+        );
+    }
+}
+
+/// What a TLS server in front of a receiver needs; with `asks` it wants a certificate of the CA too.
+pub(crate) fn server_config(folder: &Path, name: &str, asks: bool) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has what they need");
+    let pem = |file: String| std::fs::read(folder.join(file)).expect("it was made");
+    let chain = |file: String| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(&pem(file))
+            .collect::<Result<_, _>>()
+            .expect("a certificate")
+    };
+    let key = PrivateKeyDer::from_pem_slice(&pem(format!("{name}.key"))).expect("a key");
+    let builder = if asks {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(chain("ca.pem".to_owned()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        builder.with_client_cert_verifier(verifier.build().expect("it has a root"))
+    } else {
+        builder.with_no_client_auth()
+    };
+    builder
+        .with_single_cert(chain(format!("{name}.pem")), key)
+        .expect("the key fits")
 }

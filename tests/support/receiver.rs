@@ -9,8 +9,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{
     Capture, Port, eventually, holds_within,
@@ -85,6 +87,20 @@ impl TcpReceiver {
         });
     }
 
+    /// Takes whatever comes, over TLS.
+    pub(crate) fn secured(config: ServerConfig) -> Self {
+        let config = Arc::new(config);
+        let mut receiver = Self::absent();
+        let received = receiver.received.clone();
+        receiver.run(move |stream, ended| {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a good config");
+            let received = received.clone();
+            let stream = StreamOwned::new(connection, stream);
+            read_all(stream, ended, move |bytes| received.push(bytes));
+        });
+        receiver
+    }
+
     /// Closes all connections and refuses new ones.
     pub(crate) fn pause(&mut self) {
         self.running = None;
@@ -119,6 +135,10 @@ impl Running {
                         let (serve, until) = (Arc::clone(&serve), Arc::clone(&until));
                         connections.push(thread::spawn(move || {
                             stream.set_nonblocking(false).expect("an option of sockets");
+                            let limit = Some(LOOK_EVERY);
+                            stream
+                                .set_read_timeout(limit)
+                                .expect("an option of sockets");
                             serve(stream, &until);
                         }));
                     }
@@ -155,10 +175,7 @@ impl Drop for TcpReceiver {
     }
 }
 
-fn read_all(mut stream: TcpStream, ended: &AtomicBool, mut take: impl FnMut(&[u8])) {
-    stream
-        .set_read_timeout(Some(LOOK_EVERY))
-        .expect("an option of sockets");
+fn read_all(mut stream: impl Read, ended: &AtomicBool, mut take: impl FnMut(&[u8])) {
     let mut buffer = vec![0; 256 * 1024];
     while !ended.load(Ordering::SeqCst) {
         match stream.read(&mut buffer) {
@@ -183,6 +200,8 @@ pub(crate) struct Received {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// When it had come whole.
+    pub(crate) at: Instant,
     /// Whether it was answered with a success.
     pub(crate) taken: bool,
 }
@@ -205,6 +224,18 @@ pub(crate) enum Reply {
     Status(u16),
     /// With this status and these header lines.
     With(u16, &'static str),
+    /// With this status and this body.
+    Body(u16, String),
+    /// With these bytes, whatever they are, and the end of the connection.
+    Raw(&'static [u8]),
+    /// With 200 and a body that never ends, a byte every 20 ms.
+    Trickle,
+    /// With 200 and a body of so many bytes.
+    Flood(usize),
+    /// By resetting the connection.
+    Reset,
+    /// With 200, after so long.
+    Late(Duration),
     /// Never; the connection stays open.
     Hang,
     /// By closing the connection.
@@ -213,6 +244,7 @@ pub(crate) enum Reply {
 
 /// A receiver of `POST` requests.
 pub(crate) struct HttpReceiver {
+    scheme: &'static str,
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Received>>>,
     _running: Running,
@@ -244,6 +276,29 @@ impl HttpReceiver {
             let _ = serve(stream, ended, &record, &reply);
         });
         Self {
+            scheme: "http",
+            address: port.address(),
+            requests,
+            _running: running,
+            _port: port,
+        }
+    }
+
+    /// Answers everything with 200, over TLS.
+    pub(crate) fn secured(config: ServerConfig) -> Self {
+        let config = Arc::new(config);
+        let port = Port::reserve();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&requests);
+        let running = Running::start(port.listen(), move |stream, ended| {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a good config");
+            // Whether a client is content with us is what tests are about.
+            let stream = StreamOwned::new(connection, stream);
+            let reply = |_, _: &Received| Reply::Status(200);
+            let _ = serve(stream, ended, &record, &reply);
+        });
+        Self {
+            scheme: "https",
             address: port.address(),
             requests,
             _running: running,
@@ -252,7 +307,7 @@ impl HttpReceiver {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -301,13 +356,29 @@ fn lock(requests: &Mutex<Vec<Received>>) -> MutexGuard<'_, Vec<Received>> {
     requests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A connection, secured or not.
+trait Stream: Read + Write {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for StreamOwned<ServerConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
 fn serve(
-    mut stream: TcpStream,
+    mut stream: impl Stream,
     ended: &AtomicBool,
     requests: &Mutex<Vec<Received>>,
     reply: &impl Fn(usize, &Received) -> Reply,
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(LOOK_EVERY))?;
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     while !ended.load(Ordering::SeqCst) {
@@ -315,8 +386,28 @@ fn serve(
             bytes.drain(..length);
             let reply = answer(requests, received, reply);
             match reply {
-                Reply::Status(status) => write_answer(&mut stream, status, "")?,
-                Reply::With(status, headers) => write_answer(&mut stream, status, headers)?,
+                Reply::Status(status) => write_answer(&mut stream, status, "", "ok")?,
+                Reply::With(status, headers) => write_answer(&mut stream, status, headers, "ok")?,
+                Reply::Body(status, body) => write_answer(&mut stream, status, "", &body)?,
+                Reply::Flood(bytes) => write_answer(&mut stream, 200, "", &"x".repeat(bytes))?,
+                Reply::Late(pause) => {
+                    holds_within(pause, || ended.load(Ordering::SeqCst));
+                    write_answer(&mut stream, 200, "", "ok")?;
+                }
+                Reply::Raw(bytes) => return stream.write_all(bytes),
+                Reply::Trickle => {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                    while !ended.load(Ordering::SeqCst) {
+                        stream.write_all(b"1\r\nx\r\n")?;
+                        thread::park_timeout(LOOK_EVERY);
+                    }
+                    return Ok(());
+                }
+                Reply::Reset => {
+                    let now = Some(Duration::ZERO);
+                    socket2::SockRef::from(stream.socket()).set_linger(now)?;
+                    return Ok(());
+                }
                 Reply::Close => return Ok(()),
                 Reply::Hang => {
                     // For as long as the test; a deadline of its own only bounds a mistake.
@@ -344,7 +435,14 @@ fn answer(
 ) -> Reply {
     let mut requests = lock(requests);
     let reply = reply(requests.len(), &received);
-    received.taken = matches!(reply, Reply::Status(200..300) | Reply::With(200..300, _));
+    received.taken = matches!(
+        reply,
+        Reply::Status(200..300)
+            | Reply::With(200..300, _)
+            | Reply::Body(200..300, _)
+            | Reply::Late(_)
+            | Reply::Flood(_)
+    );
     requests.push(received);
     reply
 }
@@ -360,12 +458,15 @@ fn parse(bytes: &[u8]) -> Option<(Received, usize)> {
         line,
         headers,
         body: body.to_vec(),
+        at: Instant::now(),
         taken: false,
     };
     Some((received, head.len() + 4 + length))
 }
 
-fn write_answer(stream: &mut TcpStream, status: u16, headers: &str) -> io::Result<()> {
-    let answer = format!("HTTP/1.1 {status} Tested\r\n{headers}Content-Length: 2\r\n\r\nok");
+fn write_answer(stream: &mut impl Write, status: u16, headers: &str, body: &str) -> io::Result<()> {
+    let length = body.len();
+    let answer =
+        format!("HTTP/1.1 {status} Tested\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
     stream.write_all(answer.as_bytes())
 }

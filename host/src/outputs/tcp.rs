@@ -27,7 +27,7 @@ use super::{
     queue::Group,
     runner::Attempt,
     settings::{TcpSettings, host_of},
-    tls,
+    tls::{self, CertificateAsked},
 };
 
 /// How long a connection, with its TLS, may take to be made.
@@ -35,6 +35,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A receiver that takes no byte for so long is given up, and connected to again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a receiver that asked for a certificate is given to say that it does not accept ours. In TLS 1.3
+/// the handshake is over for the gate before the receiver has looked at it (RFC 8446, section 2), and
+/// events that were sent meanwhile would be lost without a word.
+const REJECTION_TIME: Duration = Duration::from_secs(1);
 
 /// How long the receiver may take to close its side at the end.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +49,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct TcpLines {
     settings: TcpSettings,
     policy: OutputPolicy,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<(Arc<ClientConfig>, CertificateAsked)>,
     stream: Option<Box<dyn Stream>>,
 }
 
@@ -58,8 +63,9 @@ impl TcpLines {
         let tls = match &settings.tls {
             None => None,
             given => {
-                let config = tls::client_config(given.as_ref()).map_err(|(_, error)| error)?;
-                Some(Arc::new(config))
+                let mut config = tls::client_config(given.as_ref()).map_err(|(_, error)| error)?;
+                let asked = CertificateAsked::watch(&mut config);
+                Some((Arc::new(config), asked))
             }
         };
         Ok(Self {
@@ -150,12 +156,22 @@ impl TcpLines {
         let stream = TcpStream::connect(addresses.as_slice()).await?;
         // A last small write must not wait for the acknowledgement of the one before it.
         stream.set_nodelay(true)?;
-        let Some(tls) = &self.tls else {
+        let Some((tls, certificate)) = &self.tls else {
             return Ok(Box::new(stream));
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::clone(tls));
-        Ok(Box::new(connector.connect(name, stream).await?))
+        certificate.forget();
+        let mut stream = connector.connect(name, stream).await?;
+        if certificate.was_asked() {
+            let mut said = [0; 512];
+            match timeout(REJECTION_TIME, stream.read(&mut said)).await {
+                Ok(Ok(0)) => return Err(io::ErrorKind::ConnectionReset.into()),
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(_)) | Err(_) => {}
+            }
+        }
+        Ok(Box::new(stream))
     }
 }
 

@@ -6,13 +6,18 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SignatureScheme,
+    client::ResolvesClientCert,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Deserialize;
@@ -32,6 +37,52 @@ pub struct TlsSettings {
     pub certificate: Option<PathBuf>,
     /// A file (PEM) with the private key of that certificate.
     pub key: Option<PathBuf>,
+}
+
+/// Tells whether a receiver asked for a certificate.
+#[derive(Debug, Clone)]
+pub(super) struct CertificateAsked(Arc<AtomicBool>);
+
+/// Answers as another resolver does, and notes that it was asked.
+#[derive(Debug)]
+struct Watched {
+    resolver: Arc<dyn ResolvesClientCert>,
+    asked: CertificateAsked,
+}
+
+impl CertificateAsked {
+    /// Notes from now on what receivers ask for on connections of this config.
+    pub(super) fn watch(config: &mut ClientConfig) -> Self {
+        let asked = Self(Arc::default());
+        config.client_auth_cert_resolver = Arc::new(Watched {
+            resolver: Arc::clone(&config.client_auth_cert_resolver),
+            asked: asked.clone(),
+        });
+        asked
+    }
+
+    pub(super) fn forget(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn was_asked(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl ResolvesClientCert for Watched {
+    fn resolve(
+        &self,
+        root_hint_subjects: &[&[u8]],
+        sigschemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.asked.0.store(true, Ordering::SeqCst);
+        self.resolver.resolve(root_hint_subjects, sigschemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.resolver.has_certs()
+    }
 }
 
 /// Checks that the files can be used.
