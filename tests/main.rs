@@ -18,6 +18,7 @@ mod modules;
 mod output_faults;
 mod output_tls;
 mod outputs;
+mod outputs_guide;
 mod overload;
 mod passthrough;
 mod process;

@@ -1,19 +1,22 @@
 //! What a gate sends, counted and timed as it arrives: for loads of which each event says when it was due.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
 use crate::receiver::empty_histogram;
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Time between two writes of a load.
+const WRITE_EVERY: Duration = Duration::from_millis(1);
 
 /// The time since the start of this program.
 pub(crate) fn nanoseconds(at: Instant) -> u64 {
@@ -98,6 +101,29 @@ fn read(socket: TcpStream, count: &AtomicU64, latency: &Mutex<Histogram<u64>>) {
         count.fetch_add(1, Ordering::Release);
         line.clear();
     }
+}
+
+/// Sends events at a rate, each with the time at which it was due; returns how many.
+///
+/// # Errors
+/// If the gate does not take them.
+pub(crate) fn send_paced(ingest: SocketAddr, rate: u64, length: Duration) -> Result<u64> {
+    let mut stream = TcpStream::connect(ingest).context("cannot connect to the gate")?;
+    stream.set_nodelay(true)?;
+    let (begun, mut sent) = (Instant::now(), 0);
+    let mut text = Vec::new();
+    while begun.elapsed() < length {
+        let due = u64::try_from(begun.elapsed().as_micros())? * rate / 1_000_000;
+        text.clear();
+        while sent < due {
+            sent += 1;
+            let at = begun + Duration::from_secs_f64(sent as f64 / rate as f64);
+            writeln!(text, "{} {:-<160}", nanoseconds(at), "an event ")?;
+        }
+        stream.write_all(&text).context("cannot send")?;
+        thread::sleep(WRITE_EVERY);
+    }
+    Ok(sent)
 }
 
 /// Waits for a condition.

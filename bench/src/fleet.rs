@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::arrivals::{Arrivals, nanoseconds, wait_until};
+use crate::arrivals::{Arrivals, send_paced, wait_until};
 use crate::control::Control;
 use crate::receiver::empty_histogram;
 use crate::report::{Origin, Percentiles, save};
@@ -33,9 +33,6 @@ use crate::subject::Subject;
 
 /// Gates that a publish has to reach.
 const GATES: usize = 3;
-
-/// Time between two writes of the load.
-const WRITE_EVERY: Duration = Duration::from_millis(1);
 
 /// Flags of `fleet`.
 #[derive(Debug, clap::Args)]
@@ -274,10 +271,10 @@ fn time_storm(args: &Args) -> Result<Storm> {
     let gate = Member::start(args, &redis, 0, Some(arrivals.address))?;
     let length = Duration::from_secs(args.storm_seconds);
     // Connections, buffers and caches are warm before anything is counted.
-    let mut sent = send(args, &gate, Duration::from_secs(2))?;
+    let mut sent = send_paced(gate.ingest, args.rate, Duration::from_secs(2))?;
     arrivals.wait_for(sent)?;
     arrivals.take();
-    sent += send(args, &gate, length)?;
+    sent += send_paced(gate.ingest, args.rate, length)?;
     arrivals.wait_for(sent)?;
     let quiet = arrivals.take();
     let resident_bytes_before = gate.subject.resident_bytes()?;
@@ -290,7 +287,7 @@ fn time_storm(args: &Args) -> Result<Storm> {
         move || publish_without_end(&url, &output, rate, &ended)
     });
     let begun = Instant::now();
-    sent += send(args, &gate, length)?;
+    sent += send_paced(gate.ingest, args.rate, length)?;
     arrivals.wait_for(sent)?;
     ended.store(true, Ordering::Relaxed);
     let took = begun.elapsed();
@@ -322,11 +319,11 @@ fn time_outage(args: &Args) -> Result<Outage> {
     let arrivals = Arrivals::listen()?;
     let gate = Member::start(args, &redis, 0, Some(arrivals.address))?;
     let length = Duration::from_secs(args.outage_seconds);
-    let mut sent = send(args, &gate, Duration::from_secs(2))?;
+    let mut sent = send_paced(gate.ingest, args.rate, Duration::from_secs(2))?;
     arrivals.wait_for(sent)?;
     arrivals.take();
     let mut under_load = || {
-        sent += send(args, &gate, length)?;
+        sent += send_paced(gate.ingest, args.rate, length)?;
         arrivals.wait_for(sent)?;
         Ok::<_, anyhow::Error>(Percentiles::of(&arrivals.take()))
     };
@@ -447,26 +444,6 @@ fn publish_without_end(url: &str, output: &Value, rate: u64, ended: &AtomicBool)
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     Ok(number)
-}
-
-/// Sends events at the rate of the load, each with the time at which it was due; returns how many.
-fn send(args: &Args, gate: &Member, length: Duration) -> Result<u64> {
-    let mut stream = TcpStream::connect(gate.ingest).context("cannot connect to the gate")?;
-    stream.set_nodelay(true)?;
-    let (begun, mut sent) = (Instant::now(), 0);
-    let mut text = Vec::new();
-    while begun.elapsed() < length {
-        let due = u64::try_from(begun.elapsed().as_micros())? * args.rate / 1_000_000;
-        text.clear();
-        while sent < due {
-            sent += 1;
-            let at = begun + Duration::from_secs_f64(sent as f64 / args.rate as f64);
-            writeln!(text, "{} {:-<160}", nanoseconds(at), "an event ")?;
-        }
-        stream.write_all(&text).context("cannot send")?;
-        thread::sleep(WRITE_EVERY);
-    }
-    Ok(sent)
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) -> Result<()> {

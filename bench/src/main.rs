@@ -2,8 +2,8 @@
 //!
 //! In reading order: `cases` says what is measured, `events` makes what is offered and what must come
 //! out, `generator` offers it, `receiver` checks it, `subject` is the process between the two, and
-//! `measure` is one run. `throughput`, `latency`, `chain`, `guests`, `module_latency`, `neighbours` and `fleet`
-//! are the commands; `reference` has the programs that the gate is compared with. `README.md` says how
+//! `measure` is one run. `throughput`, `latency`, `chain`, `guests`, `module_latency`, `neighbours`, `fleet`
+//! and `outputs` are the commands; `reference` has the programs that the gate is compared with. `README.md` says how
 //! to run it and how to read it.
 
 use std::io::{Write, stderr};
@@ -27,9 +27,11 @@ mod measure;
 mod module_latency;
 mod modules;
 mod neighbours;
+mod outputs;
 mod receiver;
 mod reference;
 mod report;
+mod sinks;
 mod subject;
 mod throughput;
 
@@ -61,6 +63,8 @@ enum Benchmark {
     Neighbours(neighbours::Args),
     /// Gates that share a Redis: publishes, a storm of them under load, a large manifest
     Fleet(fleet::Args),
+    /// What sending costs by kind of output, beside a dead neighbour, and with a backlog on disk
+    Outputs(outputs::Args),
     /// The bare relay, as a process of its own
     #[command(hide = true)]
     Relay(reference::relay::Args),
@@ -89,6 +93,7 @@ fn run(command: &Benchmark) -> Result<()> {
         Benchmark::ModuleLatency(args) => module_latency::run(args),
         Benchmark::Neighbours(args) => neighbours::run(args),
         Benchmark::Fleet(args) => fleet::run(args),
+        Benchmark::Outputs(args) => outputs::run(args),
         Benchmark::Relay(args) => reference::relay::run(args),
         Benchmark::Plain(args) => reference::plain::run(args),
     }

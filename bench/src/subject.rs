@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,10 +61,23 @@ impl Subject {
     ///
     /// # Errors
     /// If it cannot be started, exits, or does not listen in time; with its last log lines.
-    pub(crate) fn start(name: &str, mut command: Command, listeners: &[&str]) -> Result<Self> {
+    pub(crate) fn start(name: &str, command: Command, listeners: &[&str]) -> Result<Self> {
+        Self::start_with(command, name, listeners, Stdio::null())
+    }
+
+    /// As [`Self::start`], with a stdout.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_with(
+        mut command: Command,
+        name: &str,
+        listeners: &[&str],
+        stdout: Stdio,
+    ) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start `{name}`"))?;
@@ -84,6 +97,11 @@ impl Subject {
         };
         subject.wait_listening(listeners)?;
         Ok(subject)
+    }
+
+    /// Returns its stdout, if that is a pipe and was not taken yet.
+    pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     /// Asks the process to stop and waits until it has.

@@ -122,10 +122,10 @@ pub struct Output {
     /// Unique in its pipeline; 1 to 128 of `A-Z a-z 0-9 . _ -`.
     #[serde(default)]
     pub id: String,
-    /// `console`, `tcp` or `http`.
+    /// `cloudwatch`, `console`, `datadog`, `file`, `http`, `newrelic` or `tcp`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The fields of the type: `address` for tcp; `url`, `headers`, `timeout_ms` for http.
+    /// The fields of the type, such as `address` of tcp and `url` of http; docs/outputs.md has them all.
     // A map and not a flattened struct: `outputs` parses it with the messages a user deserves.
     #[serde(flatten)]
     #[schema(value_type = Object)]

@@ -12,7 +12,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{books::Stats, config_store::redis::Fault, fleet::Counters, gate::Status};
+use crate::{
+    books::Stats, config_store::redis::Fault, fleet::Counters, gate::Status, outputs::OutputStatus,
+};
 
 /// The content type of what [`write()`] returns: OpenMetrics 1.0, which Prometheus reads.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -72,6 +74,7 @@ pub fn write(stats: &Stats, status: &Status, fleet: Option<(bool, Counters)>) ->
     of_events(&mut families, stats);
     of_rules(&mut families, stats);
     of_outputs(&mut families, stats);
+    of_disks(&mut families, status);
     of_modules(&mut families, status);
     of_process(&mut families, status);
     if let Some((answers, counters)) = fleet {
@@ -327,6 +330,48 @@ fn of_outputs(families: &mut Vec<Family>, stats: &Stats) {
         "Events that the output gave up",
         discarded,
     ));
+}
+
+/// How outputs are, and what they keep on disk.
+fn of_disks(families: &mut Vec<Family>, status: &Status) {
+    type Value = fn(&OutputStatus) -> Option<u64>;
+    let mut all = |name, help, value: Value| {
+        let outputs = status.outputs.iter().filter_map(|output| {
+            let labels = [("output", output.id.as_str()), ("type", &output.kind)];
+            Some(series(labels, value(output)?))
+        });
+        families.push(family(Kind::Gauge, name, help, outputs));
+    };
+    all(
+        "streamgate_output_up",
+        "Whether the receiver takes events; 0 while attempts fail or nothing goes through",
+        |output| Some(u64::from(output.state == "ok")),
+    );
+    all(
+        "streamgate_output_dead_letters",
+        "Events among the dead letters",
+        |output| output.dead_letters,
+    );
+    all(
+        "streamgate_spool_up",
+        "Whether the disk of the spool works; 0 while events go past it",
+        |output| Some(u64::from(output.spool.as_ref()?.error.is_none())),
+    );
+    all(
+        "streamgate_spool_events",
+        "Events on the disk that were not sent yet",
+        |output| Some(output.spool.as_ref()?.events),
+    );
+    all(
+        "streamgate_spool_bytes",
+        "Bytes of the spool's files",
+        |output| Some(output.spool.as_ref()?.disk_bytes),
+    );
+    all(
+        "streamgate_spool_damaged_bytes",
+        "Bytes that were passed over since the output was made, since they are damaged",
+        |output| Some(output.spool.as_ref()?.damaged_bytes),
+    );
 }
 
 fn of_modules(families: &mut Vec<Family>, status: &Status) {
