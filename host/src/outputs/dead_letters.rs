@@ -52,6 +52,8 @@ pub(super) struct DeadLetters {
     folder: PathBuf,
     max_bytes: u64,
     spool: Mutex<Option<Arc<Spool>>>,
+    /// The last letter that was kept and not yet forced to the disk.
+    unsynced: Mutex<Option<u64>>,
     /// Held by whoever reads, since who puts letters back puts all back.
     reading: Mutex<()>,
 }
@@ -72,6 +74,7 @@ impl DeadLetters {
             folder: folder.join("dead_letters"),
             max_bytes,
             spool: Mutex::default(),
+            unsynced: Mutex::default(),
             reading: Mutex::default(),
         }
     }
@@ -120,10 +123,22 @@ impl DeadLetters {
         line.push(b'\n');
         let appended = self.opened()?.append(1, &[&line]);
         match appended.outcome {
-            Appended::At(_) => Ok(appended.dropped),
+            Appended::At(position) => {
+                *self.unsynced.lock() = Some(position);
+                Ok(appended.dropped)
+            }
             Appended::Full | Appended::Refused => Err("there is no room".to_owned()),
             Appended::Failed(error) => Err(error.to_string()),
         }
+    }
+
+    /// Forces to the disk what was kept. Blocks on it.
+    pub(super) fn sync(&self) -> Result<(), String> {
+        let Some(position) = self.unsynced.lock().take() else {
+            return Ok(());
+        };
+        let synced = self.opened()?.sync(position);
+        synced.map_err(|error| error.to_string())
     }
 
     /// Has the right to take letters out.

@@ -277,7 +277,7 @@ impl Lane {
             };
             let lost = self.deliver(group, stays).await;
             match lost {
-                Ok(0) => group.settle(),
+                Ok(0) if !group.is_awaited() || desk.letters_are_safe() => group.settle(),
                 _ => group.lose(),
             }
             if lost.is_ok() {
@@ -444,6 +444,18 @@ impl Desk {
         }
         drop(last);
         self.bury(events, count, error, DiscardReason::Rejected)
+    }
+
+    /// Forces dead letters to the disk, for a sender that waits.
+    fn letters_are_safe(&self) -> bool {
+        let Some(letters) = &self.files.dead_letters else {
+            return true;
+        };
+        let synced = tokio::task::block_in_place(|| letters.sync());
+        if let Err(error) = &synced {
+            warn!(output = %self.name.id, error, "cannot force dead letters to the disk");
+        }
+        synced.is_ok()
     }
 
     fn bury<'a>(
