@@ -51,7 +51,7 @@ fn run(folder: &PathBuf, fsync: Fsync, name: &str, payload: usize) {
     let mut records = 0;
     while let Some(record) = spool.read(Duration::ZERO).record {
         records += 1;
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
     }
     let read = begun.elapsed();
     assert_eq!(records, GIB / payload);

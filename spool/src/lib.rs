@@ -24,7 +24,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
     io::{self, IoSlice, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -203,8 +203,8 @@ struct Index {
     /// Records behind it that are too.
     acknowledged_too: BTreeSet<u64>,
     checkpoint: Checkpoint,
-    /// Records that were read and are not acknowledged.
-    in_hand: Vec<InHand>,
+    /// Records that were read and are not acknowledged, by their positions.
+    in_hand: BTreeMap<u64, InHand>,
     closed: bool,
     damaged_bytes: u64,
     lost_events: u64,
@@ -213,7 +213,6 @@ struct Index {
 
 #[derive(Debug)]
 struct InHand {
-    position: u64,
     events: u32,
     /// The segment it is in, by its first position.
     segment: u64,
@@ -420,15 +419,14 @@ impl Spool {
         }
     }
 
-    /// Says that a record is done with.
-    pub fn acknowledge(&self, position: u64) {
+    /// Says that records are done with. How far they all are is written down once, at the end.
+    pub fn acknowledge(&self, positions: impl IntoIterator<Item = u64>) {
         let mut index = self.index.lock();
-        let held = |held: &InHand| held.position == position;
-        let Some(at) = index.in_hand.iter().position(held) else {
-            return;
-        };
-        index.in_hand.swap_remove(at);
-        index.acknowledged_too.insert(position);
+        for position in positions {
+            if index.in_hand.remove(&position).is_some() {
+                index.acknowledged_too.insert(position);
+            }
+        }
         index.advance();
         index.delete_acknowledged();
         drop(index);
@@ -441,8 +439,8 @@ impl Spool {
         let mut index = self.index.lock();
         *reader = None;
         index.reading = 0;
-        for held in std::mem::take(&mut index.in_hand) {
-            index.next_read = index.next_read.min(held.position);
+        for (position, held) in std::mem::take(&mut index.in_hand) {
+            index.next_read = index.next_read.min(position);
             if let Some(segment) = index.segment_mut(held.segment) {
                 segment.unread += u64::from(held.events);
             }
@@ -652,11 +650,13 @@ impl Spool {
                     if known {
                         continue;
                     }
-                    index.in_hand.push(InHand {
-                        position: header.position,
-                        events,
-                        segment: segment.first,
-                    });
+                    index.in_hand.insert(
+                        header.position,
+                        InHand {
+                            events,
+                            segment: segment.first,
+                        },
+                    );
                     return Some(Record {
                         position: header.position,
                         events,
@@ -704,7 +704,7 @@ impl Index {
             acknowledged,
             acknowledged_too: BTreeSet::new(),
             checkpoint,
-            in_hand: Vec::new(),
+            in_hand: BTreeMap::new(),
             closed: false,
             damaged_bytes: 0,
             lost_events: 0,
@@ -760,7 +760,11 @@ impl Index {
 
     fn events(&self) -> u64 {
         let unread: u64 = self.segments.iter().map(|segment| segment.unread).sum();
-        let in_hand: u64 = self.in_hand.iter().map(|held| u64::from(held.events)).sum();
+        let in_hand: u64 = self
+            .in_hand
+            .values()
+            .map(|held| u64::from(held.events))
+            .sum();
         unread + in_hand
     }
 
@@ -812,8 +816,8 @@ impl Index {
 
     /// Moves the mark behind all that is done with.
     fn advance(&mut self) {
-        let in_hand = self.in_hand.iter().map(|held| held.position).min();
-        let bound = in_hand.map_or(self.next_read, |first| first.min(self.next_read));
+        let in_hand = self.in_hand.first_key_value();
+        let bound = in_hand.map_or(self.next_read, |(first, _)| (*first).min(self.next_read));
         if bound > self.acknowledged {
             self.acknowledged = bound;
             self.acknowledged_too = self.acknowledged_too.split_off(&bound);

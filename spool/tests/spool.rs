@@ -76,7 +76,7 @@ fn records_come_back_in_order_until_they_are_acknowledged() {
     // Out of order: the third keeps those behind it.
     for record in &records {
         if record.payload[0] != 3 {
-            spool.acknowledge(record.position);
+            spool.acknowledge([record.position]);
         }
     }
     assert_eq!(spool.stats().events, 1);
@@ -89,7 +89,7 @@ fn records_come_back_in_order_until_they_are_acknowledged() {
     spool.rewind();
     assert_eq!(spool.stats().events, 7);
     while let Some(record) = read(&spool) {
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
     }
     assert_eq!(spool.stats().events, 0);
     drop(spool);
@@ -113,7 +113,7 @@ fn full_spool_blocks_and_goes_on_when_there_is_room() {
     assert_eq!(spool.stats().events, 3 * appended);
     let mut read_back = 0;
     while let Some(record) = read(&spool) {
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
         read_back += 1;
         if read_back == 30 {
             assert!(append(&spool, 3, &[8; 10_000]).is_some());
@@ -137,11 +137,11 @@ fn oldest_gives_way_and_every_event_is_accounted_for() {
         assert!(disk_bytes(folder.path()) <= MIN_BYTES);
     }
     assert!(dropped_events > 1_000);
-    spool.acknowledge(in_hand.position);
+    spool.acknowledge([in_hand.position]);
     let mut read_events = 2;
     while let Some(record) = read(&spool) {
         read_events += u64::from(record.events);
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
     }
     assert_eq!(read_events + dropped_events, 2_002);
     assert_eq!(spool.stats().events, 0);
@@ -231,7 +231,7 @@ fn damage_costs_the_records_that_it_hits_and_no_other() {
         let (mut found, mut last) = (Vec::new(), Vec::new());
         while let Some(record) = read(&spool) {
             found.push(record.position);
-            spool.acknowledge(record.position);
+            spool.acknowledge([record.position]);
             last = record.payload;
         }
         assert!(
@@ -260,7 +260,7 @@ fn damage_while_it_is_open_is_counted_in_events() {
         lost += read.lost_events;
         let Some(record) = read.record else { break };
         found += u64::from(record.events);
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
     }
     assert_eq!((found, lost), (95, 5));
     let stats = spool.stats();
@@ -284,7 +284,7 @@ fn deleted_files_are_counted_and_nothing_hangs() {
         lost += read.lost_events;
         let Some(record) = read.record else { break };
         found += u64::from(record.events);
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
     }
     assert_eq!(found + lost, 120);
     assert!(lost > 0 && spool.stats().error.is_some());
@@ -312,7 +312,7 @@ fn disk_that_fails_is_told_of_and_used_again() {
     assert_eq!(spool.stats().error, None);
     let mut last = Vec::new();
     while let Some(record) = read(&spool) {
-        spool.acknowledge(record.position);
+        spool.acknowledge([record.position]);
         last = record.payload;
     }
     assert_eq!(last, b"after");
@@ -418,7 +418,7 @@ proptest! {
                     let found = read(open_spool).map(|record| (record.position, record.payload));
                     // What was acknowledged before a crash may come again.
                     if let Some((position, _)) = &found && acknowledged.contains(position) {
-                        open_spool.acknowledge(*position);
+                        open_spool.acknowledge([*position]);
                         continue;
                     }
                     let expected = model.waiting.pop_front();
@@ -427,7 +427,7 @@ proptest! {
                 }
                 Step::Acknowledge(at) if at < model.in_hand.len() => {
                     let (position, _) = model.in_hand.remove(at).unwrap();
-                    open_spool.acknowledge(position);
+                    open_spool.acknowledge([position]);
                     acknowledged.insert(position);
                 }
                 Step::Acknowledge(_) => {}

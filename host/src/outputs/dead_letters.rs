@@ -203,9 +203,7 @@ impl DeadLetters {
 impl Taken {
     /// Forgets the letters.
     pub(super) fn done(mut self) {
-        for position in std::mem::take(&mut self.positions) {
-            self.spool.acknowledge(position);
-        }
+        self.spool.acknowledge(std::mem::take(&mut self.positions));
     }
 }
 

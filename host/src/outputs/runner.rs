@@ -270,12 +270,8 @@ impl Lane {
             desk.state.failed(error.clone());
         }
         while let Some(taken) = desk.take().await {
-            let stays = matches!(&taken, Taken::Spooled(spooled) if Spooling::keeps(spooled));
-            let group = match &taken {
-                Taken::Queued(group) => group,
-                Taken::Spooled(spooled) => &spooled.group,
-            };
-            let lost = self.deliver(group, stays).await;
+            let group = taken.group();
+            let lost = self.deliver(&taken).await;
             match lost {
                 Ok(0) if !group.is_awaited() || desk.letters_are_safe() => group.settle(),
                 _ => group.lose(),
@@ -293,14 +289,22 @@ impl Lane {
 
     /// Sends a group to its end, or gives events up; in order, and books each exactly once. Returns
     /// how many were discarded; an error says that what is left `stays` in the spool.
-    async fn deliver(&mut self, group: &Group, stays: bool) -> Result<u64, LeftInSpool> {
+    async fn deliver(&mut self, taken: &Taken) -> Result<u64, LeftInSpool> {
         let desk = Arc::clone(&self.desk);
+        let (group, stays) = (taken.group(), taken.stays());
         let account = &desk.name.account;
         let mut given_up = pin!(desk.given_up());
         let mut lost = 0;
         // Above what was taken from the queue lie events of a request that may be tried again alone.
         let mut works = vec![Work::new(Held::Given(group))];
-        while let Some(work) = works.last_mut() {
+        loop {
+            let nothing_above = works.len() == 1;
+            let Some(work) = works.last_mut() else {
+                break;
+            };
+            if nothing_above {
+                desk.advanced(taken, work.done_bytes);
+            }
             if work.is_done() {
                 works.pop();
                 continue;
@@ -402,6 +406,13 @@ impl Desk {
             (Taken::Queued(group), _) => self.queue.done(group),
             (Taken::Spooled(spooled), Some(spooling)) => spooling.done(spooled),
             (Taken::Spooled(_), None) => {}
+        }
+    }
+
+    /// Says that the first `bytes` of a group are sent, or given up and counted.
+    fn advanced(&self, taken: &Taken, bytes: usize) {
+        if let (Taken::Spooled(spooled), Some(spooling)) = (taken, &self.files.spooling) {
+            spooling.advanced(spooled, bytes);
         }
     }
 
@@ -531,6 +542,20 @@ impl Desk {
         let lost = self.bury(left, events, error, DiscardReason::GaveUp);
         work.advance(work.group.bytes() - work.done_bytes);
         lost
+    }
+}
+
+impl Taken {
+    fn group(&self) -> &Group {
+        match self {
+            Self::Queued(group) => group,
+            Self::Spooled(spooled) => &spooled.group,
+        }
+    }
+
+    /// Whether its events stay on the disk if a lane lets go of them.
+    fn stays(&self) -> bool {
+        matches!(self, Self::Spooled(spooled) if Spooling::keeps(spooled))
     }
 }
 

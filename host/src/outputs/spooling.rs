@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -57,8 +57,10 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Spooled {
     pub(super) group: Group,
-    /// The records it is made of; none if it came past the spool.
-    positions: Vec<u64>,
+    /// The records it is made of, each with where it ends in the group; none if it came past the spool.
+    records: Vec<(u64, usize)>,
+    /// How many of them are acknowledged.
+    acknowledged: AtomicUsize,
 }
 
 /// An output's spool, with the threads that fill and empty it.
@@ -126,21 +128,30 @@ impl Spooling {
 
     /// Says that the events are sent, or given up and counted.
     pub(super) fn done(&self, spooled: Spooled) {
-        let Spooled { group, positions } = spooled;
-        if positions.is_empty() {
-            self.queue.done(group);
+        match Self::keeps(&spooled) {
+            true => self.advanced(&spooled, spooled.group.bytes()),
+            false => self.queue.done(spooled.group),
+        }
+    }
+
+    /// Says that the first `bytes` of events are sent, or given up and counted: only what is behind them
+    /// is sent again if the process is killed now.
+    pub(super) fn advanced(&self, spooled: &Spooled, bytes: usize) {
+        let from = spooled.acknowledged.load(Ordering::Relaxed);
+        let behind = &spooled.records[from..];
+        let done = behind.partition_point(|(_, end)| *end <= bytes);
+        if done == 0 {
             return;
         }
+        spooled.acknowledged.store(from + done, Ordering::Relaxed);
         if let Some(spool) = &*self.spool.lock() {
-            for position in positions {
-                spool.acknowledge(position);
-            }
+            spool.acknowledge(behind[..done].iter().map(|(position, _)| *position));
         }
     }
 
     /// Whether what a lane has in hand stays on the disk if the lane lets go of it.
     pub(super) fn keeps(spooled: &Spooled) -> bool {
-        !spooled.positions.is_empty()
+        !spooled.records.is_empty()
     }
 
     /// Whether all that came is on the disk, and nothing more will come.
@@ -300,7 +311,8 @@ impl Spooling {
         };
         let past = Spooled {
             group,
-            positions: Vec::new(),
+            records: Vec::new(),
+            acknowledged: AtomicUsize::new(0),
         };
         // An error says that the lanes have ended, which is the end.
         if let Err(refused) = ready.blocking_send(past) {
@@ -349,7 +361,7 @@ impl Spooling {
 
     /// Reads records until there is enough to send.
     fn next(&self, spool: &Spool, filling: Filling) -> Option<Spooled> {
-        let (mut lines, mut positions, mut events) = (Vec::new(), Vec::new(), 0);
+        let (mut lines, mut records, mut events) = (Vec::new(), Vec::new(), 0);
         let mut origin: Option<Origin> = None;
         let mut deadline = None;
         while lines.len() < filling.bytes {
@@ -370,18 +382,22 @@ impl Spooling {
             let Some((from, given)) = decode(&record) else {
                 let account = &self.name.account;
                 account.discarded(DiscardReason::SpoolDamaged, u64::from(record.events));
-                spool.acknowledge(record.position);
+                spool.acknowledge([record.position]);
                 continue;
             };
             lines.extend_from_slice(given);
-            positions.push(record.position);
+            records.push((record.position, lines.len()));
             events += u64::from(record.events);
             let bypassed = from.bypassed || origin.is_some_and(|origin| origin.bypassed);
             origin = Some(Origin { bypassed, ..from });
         }
         let group = Group::of_lines(lines, origin?);
         debug_assert_eq!(group.events(), events);
-        Some(Spooled { group, positions })
+        Some(Spooled {
+            group,
+            records,
+            acknowledged: AtomicUsize::new(0),
+        })
     }
 }
 
