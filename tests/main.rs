@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod books;
+mod chaos;
 mod docs;
 mod file_output;
 mod fleet;

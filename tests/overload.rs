@@ -136,3 +136,57 @@ fn flood_of_datagrams_is_taken_or_shed_and_counted() {
     assert_eq!(stats["outputs"][0]["sent"], received - shed);
     gate.stop();
 }
+
+/// Several sockets share the port; the events of each sender stay in their order.
+#[test]
+fn datagrams_of_a_sender_stay_in_order_over_several_sockets() {
+    let gate = Setup::new().flag("udp-sockets", "4").start();
+    let senders: Vec<_> = (0..8)
+        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"))
+        .collect();
+    for number in 0..200 {
+        for (sender, socket) in senders.iter().enumerate() {
+            let datagram = format!("{sender} {number:04}\n");
+            socket
+                .send_to(datagram.as_bytes(), gate.udp())
+                .expect("loopback takes it");
+        }
+        // No faster than they are read, so that none is lost.
+        eventually("they are read", || {
+            gate.pipeline()["received"] == (number + 1) * 8
+        });
+    }
+    gate.settled(1_600);
+    let found = gate.stdout.text();
+    for sender in 0..8 {
+        let of = format!("{sender} ");
+        let numbers: Vec<&str> = found.lines().filter(|line| line.starts_with(&of)).collect();
+        assert!(numbers.len() == 200 && numbers.is_sorted(), "{numbers:?}");
+    }
+    gate.stop();
+}
+
+/// A gate that does not run cannot read; what the kernel drops meanwhile is counted when it can.
+#[test]
+fn datagrams_that_the_kernel_drops_are_counted() {
+    let gate = Setup::new().start();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut sent: u64 = 0;
+    gate.freeze();
+    for _ in 0..40_000 {
+        let datagram = [b'x'; 1_000];
+        sent += u64::from(socket.send_to(&datagram, gate.udp()).is_ok());
+    }
+    gate.thaw();
+    let mut figures = Value::Null;
+    eventually("all are accounted for", || {
+        // The next datagram says what was dropped before it.
+        sent += u64::from(socket.send_to(b"next\n", gate.udp()).is_ok());
+        figures = gate.pipeline()["ingest"]["udp"].clone();
+        let number = |field: &str| figures[field].as_u64().expect("a number");
+        number("kernel_dropped_datagrams") > 0
+            && number("received") + number("kernel_dropped_datagrams") == sent
+    });
+    gate.settled(figures["received"].as_u64().expect("a number"));
+    gate.stop();
+}

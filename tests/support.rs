@@ -25,7 +25,7 @@ mod receiver;
 pub(crate) mod redis;
 
 pub(crate) use self::{
-    books::assert_books_balance,
+    books::{assert_books_balance, is_at_rest},
     capture::Capture,
     events::{compress, decompressed, generated_logs, lines_of, pseudo_random},
     fleet::{drops, foreign, member},

@@ -46,6 +46,19 @@ pub struct Batch {
     rewritten: Vec<u8>,
 }
 
+/// Room to edit batches in, one after the other: whoever edits many has one, and the batches none.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    annex: Vec<u8>,
+    next_runs: Vec<Run>,
+    rewritten: Vec<u8>,
+}
+
+impl Scratch {
+    /// What is kept of each part.
+    const MOST_BYTES: usize = 2 * 1024 * 1024;
+}
+
 /// Surviving events that lie side by side.
 ///
 /// **Shape**: `start < end`; the byte before `start` and the byte at `end - 1` end an event.
@@ -226,10 +239,82 @@ impl Batch {
         }
     }
 
+    /// Lends the batch room to be edited in; [`settle`](Self::settle) takes it back.
+    pub fn lend(&mut self, scratch: &mut Scratch) {
+        if self.annex.is_empty() {
+            mem::swap(&mut self.annex, &mut scratch.annex);
+        }
+        mem::swap(&mut self.next_runs, &mut scratch.next_runs);
+        mem::swap(&mut self.rewritten, &mut scratch.rewritten);
+    }
+
+    /// Makes the batch ready to wait: it gives up what it holds beyond its survivors. If much of them was
+    /// rewritten, and all of them fit into the batch's own buffer, they are moved together at its front,
+    /// and are one slice then. What it was lent goes back.
+    pub fn settle(&mut self, scratch: &mut Scratch) {
+        if self.index.is_some() {
+            return;
+        }
+        let much = self.annex.len() >= self.bytes.len() / 8;
+        let rest = match much && self.fits_in_front() {
+            true => {
+                self.lay_together();
+                Vec::new()
+            }
+            false => self.annex.as_slice().to_vec(),
+        };
+        scratch.annex = mem::replace(&mut self.annex, rest);
+        scratch.annex.clear();
+        scratch.next_runs = mem::take(&mut self.next_runs);
+        if self.runs.capacity() > scratch.next_runs.capacity() {
+            let exact = self.runs.as_slice().to_vec();
+            scratch.next_runs = mem::replace(&mut self.runs, exact);
+        }
+        scratch.rewritten = mem::take(&mut self.rewritten);
+        scratch.annex.shrink_to(Scratch::MOST_BYTES);
+        scratch.rewritten.shrink_to(Scratch::MOST_BYTES);
+        scratch.next_runs.clear();
+        scratch
+            .next_runs
+            .shrink_to(Scratch::MOST_BYTES / size_of::<Run>());
+    }
+
+    fn lay_together(&mut self) {
+        let mut end = 0;
+        for run in &self.runs {
+            let (start, len) = (run.start as usize, run.len());
+            match run.annexed {
+                true => {
+                    let rewritten = &self.annex[start..start + len];
+                    self.bytes[end..end + len].copy_from_slice(rewritten);
+                }
+                false => self.bytes.copy_within(start..start + len, end),
+            }
+            end += len;
+        }
+        self.runs.clear();
+        if end > 0 {
+            self.runs.push(Run::new(0, end, false));
+        }
+    }
+
+    /// Whether the survivors can be moved to the front one after the other, without one being overwritten
+    /// before its turn.
+    fn fits_in_front(&self) -> bool {
+        let mut end = 0;
+        for run in &self.runs {
+            if !run.annexed && end > run.start as usize {
+                return false;
+            }
+            end += run.len();
+        }
+        end <= self.bytes.len()
+    }
+
     /// Forgets the events, keeps the buffer and a bounded part of the scratch space.
     pub fn clear(&mut self) {
         /// What a batch that rests in a pool may hold beyond its buffer, for each scratch vector.
-        const RESTING_BYTES: usize = 64 * 1024;
+        const RESTING_BYTES: usize = 4 * 1024;
         self.runs.clear();
         self.runs.shrink_to(RESTING_BYTES / size_of::<Run>());
         self.next_runs.clear();
@@ -621,6 +706,52 @@ mod tests {
             2,
             "rewritten neighbours are one slice"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn batch_that_settles_has_the_same_events(
+            lines in prop::collection::vec("[a-z]{0,12}\r?\n", 0..40),
+            verdicts in prop::collection::vec(0_usize..20, 40),
+            slack in 0_usize..100,
+        ) {
+            let lines: Vec<u8> = lines.concat().into_bytes();
+            let mut buffer = lines.clone();
+            buffer.resize(lines.len() + slack, b'?');
+            let mut batch = Batch::new(buffer);
+            batch.set_filled(lines.len());
+            let mut scratch = Scratch::default();
+            batch.lend(&mut scratch);
+            for _ in 0..2 {
+                let mut verdicts = verdicts.iter();
+                batch.edit_each(|_, rewrite| match verdicts.next() {
+                    Some(0) => Verdict::Drop,
+                    Some(&length) if length < 15 => rewrite.replace(&b"XYZXYZXYZXYZXYZ"[..length]),
+                    _ => Verdict::Keep,
+                });
+            }
+            let (before, events) = (text(&batch), batch.events());
+            batch.settle(&mut scratch);
+            prop_assert_eq!(text(&batch), before);
+            prop_assert_eq!(batch.events(), events);
+            prop_assert_eq!(batch.annex.capacity(), batch.annex.len());
+            prop_assert_eq!(batch.rewritten.capacity(), 0);
+            // It can be used as any other.
+            batch.retain(|event| event.body() != b"a");
+        }
+    }
+
+    #[test]
+    fn batch_of_which_all_was_rewritten_shorter_is_one_slice_in_its_own_buffer() {
+        let mut batch = Batch::from_lines("aaaa\nbbbb\ncccc\n");
+        batch.edit_each(|event, rewrite| match event.body() {
+            b"bbbb" => Verdict::Keep,
+            _ => rewrite.replace(b"x"),
+        });
+        assert_eq!(batch.slices().len(), 3);
+        batch.settle(&mut Scratch::default());
+        assert_eq!(batch.slices().collect::<Vec<_>>(), [b"x\nbbbb\nx\n"]);
+        assert_eq!(batch.annex.capacity(), 0);
     }
 
     #[test]

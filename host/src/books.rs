@@ -108,6 +108,7 @@ struct IngestAccount {
     shed_no_memory: u64,
     truncated: u64,
     refused_requests: u64,
+    kernel_dropped: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -180,6 +181,12 @@ impl Books {
         self.ledger.lock().ingest[ingest as usize].refused_requests += 1;
     }
 
+    /// Books datagrams that the kernel dropped, since nobody read them in time.
+    pub fn dropped_by_kernel(&self, ingest: Ingest, datagrams: u32) {
+        let mut ledger = self.ledger.lock();
+        ledger.ingest[ingest as usize].kernel_dropped += u64::from(datagrams);
+    }
+
     /// Books several things at once, so that no snapshot sees some of them only.
     pub fn settle(&self, book: impl FnOnce(&mut Ledger)) {
         book(&mut self.ledger.lock());
@@ -219,6 +226,7 @@ impl Books {
             shed: account.shed_no_memory,
             truncated: account.truncated,
             refused_requests: account.refused_requests,
+            kernel_dropped_datagrams: account.kernel_dropped,
         });
         let rules = rules
             .iter()
@@ -579,6 +587,9 @@ pub struct IngestStats {
     pub truncated: u64,
     /// Requests that were refused whole (their events are not in `received`).
     pub refused_requests: u64,
+    /// Datagrams that the kernel dropped since they were not read in time; how many events were in them
+    /// is not known. Told with the next datagram of the same socket.
+    pub kernel_dropped_datagrams: u64,
 }
 
 /// What one rule did, in events, since it was first published.

@@ -81,6 +81,9 @@ pub struct Settings {
     /// The longest datagram; of a longer one the rest is lost [default: 65535]
     #[arg(long, env = "STREAMGATE_MAX_DATAGRAM", value_name = "SIZE")]
     pub max_datagram: Option<String>,
+    /// Sockets that share the UDP port, each with a thread [default: half of the processors, 1 to 8]
+    #[arg(long, env = "STREAMGATE_UDP_SOCKETS", value_name = "N")]
+    pub udp_sockets: Option<usize>,
     /// The longest body of a `POST /ingest`, after decompression [default: 16MiB]
     #[arg(long, env = "STREAMGATE_MAX_BODY", value_name = "SIZE")]
     pub max_body: Option<String>,
@@ -134,6 +137,8 @@ pub struct Config {
     pub manifest: Option<PathBuf>,
     /// The memory that events may take, in bytes.
     pub memory_budget_bytes: usize,
+    /// Sockets that share the UDP port.
+    pub udp_sockets: usize,
     /// Threads that run the rules.
     pub workers: usize,
     /// Bounds of what is taken in.
@@ -284,6 +289,14 @@ impl Config {
                 given.memory_budget.or(file.memory_budget),
                 256 << 20,
                 MIN_BUDGET_BYTES..=(1 << 40),
+            )?,
+            udp_sockets: within(
+                "udp_sockets",
+                given
+                    .udp_sockets
+                    .or(file.udp_sockets)
+                    .unwrap_or((processors / 2).clamp(1, 8)),
+                1..=64,
             )?,
             workers: within(
                 "workers",

@@ -158,6 +158,11 @@ fn of_events(families: &mut Vec<Family>, stats: &Stats) {
         "Requests that were refused whole",
         |ingest| ingest.refused_requests,
     );
+    counter(
+        "streamgate_kernel_dropped_datagrams",
+        "Datagrams that the kernel dropped since they were not read in time",
+        |ingest| ingest.kernel_dropped_datagrams,
+    );
     let mut total = |kind, name, help, value: fn(&crate::books::PipelineStats) -> u64| {
         let series = pipelines
             .iter()

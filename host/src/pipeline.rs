@@ -17,6 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use streamgate_guest::Scratch;
 use tracing::{error, info};
 
 use crate::{
@@ -122,6 +123,8 @@ struct Worker {
     revision: Arc<Revision>,
     chain: Chain,
     outputs_are_slow: bool,
+    /// Lent to one batch after the other.
+    scratch: Scratch,
 }
 
 /// Starts a worker; it ends when its queue is closed and empty.
@@ -141,6 +144,7 @@ pub fn spawn_worker(
         revision,
         chain,
         outputs_are_slow: false,
+        scratch: Scratch::default(),
     };
     thread::Builder::new()
         .name(format!("worker-{number}"))
@@ -181,6 +185,7 @@ impl Worker {
         let overloaded = self.shared.overload.update(waiting, self.outputs_are_slow);
 
         let events = block.events() as u64;
+        block.lend(&mut self.scratch);
         let ran = catch_unwind(AssertUnwindSafe(|| self.chain.run(&mut block, overloaded)));
         if ran.is_err() {
             // Neither side of "fail open, never leak" can be told for half-processed events, so
@@ -196,6 +201,7 @@ impl Worker {
             return;
         }
 
+        block.settle(&mut self.scratch);
         let survivors = block.events() as u64;
         let bytes = block.byte_len();
         let outputs = &self.revision.outputs;

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -15,13 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    runtime::Handle,
-    sync::watch,
-    task::JoinSet,
-    time::timeout_at,
-};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet, time::timeout_at};
 use tracing::{info, warn};
 
 use crate::{
@@ -114,7 +108,7 @@ impl ServerError {
 /// What is listened on.
 struct Doors {
     tcp: Option<TcpListener>,
-    udp: Option<UdpSocket>,
+    udp: Vec<UdpSocket>,
     http: Option<TcpListener>,
     control: Option<TcpListener>,
 }
@@ -209,8 +203,9 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
             end.clone(),
         ));
     }
-    if let Some(socket) = doors.udp {
-        ingests.spawn(ingest::udp::serve(socket, Arc::clone(&intake), end.clone()));
+    for socket in doors.udp {
+        let (intake, end) = (Arc::clone(&intake), end.clone());
+        ingests.spawn_blocking(move || ingest::udp::serve(&socket, &intake, &end));
     }
     if let Some(listener) = doors.http {
         let options = http_server::Options {
@@ -465,7 +460,10 @@ impl Doors {
     fn bind(config: &Config) -> Result<Self, ServerError> {
         Ok(Self {
             tcp: bind(&config.tcp, "tcp", bind_tcp)?,
-            udp: bind(&config.udp, "udp", bind_udp)?,
+            udp: bind(&config.udp, "udp", |address| {
+                bind_udp(address, config.udp_sockets)
+            })?
+            .unwrap_or_default(),
             http: bind(&config.http, "http", bind_tcp)?,
             control: bind(&config.control, "control", bind_tcp)?,
         })
@@ -479,7 +477,7 @@ impl Doors {
         if let Some(tcp) = &self.tcp {
             listening("tcp", tcp.local_addr()?);
         }
-        if let Some(udp) = &self.udp {
+        if let Some(udp) = self.udp.first() {
             listening("udp", udp.local_addr()?);
         }
         if let Some(http) = &self.http {
@@ -532,12 +530,22 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    bind_socket(&socket, address)?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    ingest::udp::enlarge_receive_buffer(&socket);
-    Ok(socket)
+/// Binds sockets that share a port.
+fn bind_udp(mut address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let bind = |address: SocketAddr, shared| {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        socket.set_reuse_port(shared)?;
+        bind_socket(&socket, address)?;
+        Ok::<UdpSocket, io::Error>(socket.into())
+    };
+    // With the port shared the kernel would not say that another program has it.
+    address = bind(address, false)?.local_addr()?;
+    let sockets = (0..count).map(|_| {
+        let socket = bind(address, count > 1)?;
+        ingest::udp::prepare(&socket)?;
+        Ok(socket)
+    });
+    sockets.collect()
 }
 
 fn bind_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {

@@ -401,6 +401,15 @@ impl Gate {
         self.signal(Signal::TERM);
     }
 
+    /// Stops it without ending it.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).expect("a pid");
         let pid = Pid::from_raw(pid).expect("a pid");

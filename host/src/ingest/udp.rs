@@ -1,18 +1,29 @@
 //! Lines in datagrams: one or more in each; the last one counts without a line feed.
 //!
 //! Nothing can push a sender of UDP back: what does not fit in the memory budget is shed and
-//! counted. Datagrams that wait in the socket are gathered in one batch.
+//! counted. So is what the kernel has to drop because nobody read in time, in datagrams, as it cannot be
+//! told how many events were in them.
+//!
+//! Each socket has a thread of its own, which reads up to [`DATAGRAMS_A_READ`] datagrams with one system
+//! call and gathers them in batches. Several sockets may share a port: then the kernel gives each sender
+//! to one of them, for good, so that its events stay in their order.
 
 use std::{
     io::{self, IoSliceMut},
-    os::fd::AsFd,
+    net::UdpSocket,
+    os::fd::AsRawFd,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt::RxqOvfl,
+    },
+};
 use streamgate_guest::count_events;
-use tokio::{io::Interest, net::UdpSocket, time::sleep};
 use tracing::warn;
 
 use super::{
@@ -35,56 +46,70 @@ const RECEIVE_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// Pause after an error of the socket, so that a lasting one does not spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a thread that waits for datagrams looks whether it is to end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a socket that datagrams keep coming to is still read after shutdown has begun.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Datagrams read in a row before other tasks have their turn.
-const DATAGRAMS_A_TURN: usize = 256;
+/// Most datagrams of one system call.
+const DATAGRAMS_A_READ: usize = 64;
 
-/// Asks for a large receive buffer; the kernel may grant less.
-pub fn enlarge_receive_buffer(socket: &UdpSocket) {
+/// Most bytes of room for them: fewer are read at once where they may be large.
+const READ_BYTES: usize = 2 * 1024 * 1024;
+
+/// Reads in a row before what was gathered is sent on, though more is there.
+const READS_A_TURN: usize = 4;
+
+/// Makes a socket ready: a large receive buffer (the kernel may grant less), and the count of what the
+/// kernel drops.
+///
+/// # Errors
+/// If it cannot be made to block with a time limit.
+pub fn prepare(socket: &UdpSocket) -> io::Result<()> {
     if let Err(error) = socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER_BYTES) {
         warn!(%error, "cannot enlarge the receive buffer of the UDP socket");
     }
+    if let Err(error) = setsockopt(socket, RxqOvfl, &1) {
+        warn!(%error, "what the kernel drops of UDP is not counted");
+    }
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(LOOK_INTERVAL))
 }
 
-/// Serves a socket until shutdown, and then until it is empty.
-pub async fn serve(socket: UdpSocket, intake: Arc<Intake>, shutdown: Shutdown) {
-    let lane = intake.lane(Ingest::Udp);
-    let datagram = vec![0; intake.limits.max_datagram_bytes];
+/// Serves a socket until shutdown, and then until it is empty. Blocks.
+pub fn serve(socket: &UdpSocket, intake: &Arc<Intake>, shutdown: &Shutdown) {
+    let room = intake.limits.max_datagram_bytes;
+    let datagrams = (READ_BYTES / room).clamp(1, DATAGRAMS_A_READ);
     let mut receiver = Receiver {
-        intake,
-        lane,
-        datagram,
+        intake: Arc::clone(intake),
+        lane: intake.lane(Ingest::Udp),
+        datagrams: vec![0; datagrams * room],
+        room,
+        lengths: Vec::with_capacity(datagrams),
+        dropped: 0,
         block: None,
         filled: 0,
     };
     let mut drain_until = None;
     loop {
-        if shutdown.has_begun() {
+        let ending = shutdown.has_begun();
+        if ending {
             let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN_TIME);
             if Instant::now() > until {
                 return;
             }
-        } else {
-            tokio::select! {
-                ready = socket.readable() => if let Err(error) = ready {
-                    warn!(%error, "the UDP socket failed, will try again");
-                    sleep(ERROR_PAUSE).await;
-                },
-                () = shutdown.begun() => {}
-            }
         }
-        match receiver.read_a_turn(&socket) {
-            Ok(Turn::More) => tokio::task::yield_now().await,
-            Ok(Turn::Empty) if shutdown.has_begun() => return,
+        match receiver.read_a_turn(socket, ending) {
+            Ok(Turn::More) => {}
+            Ok(Turn::Empty) if ending => return,
             Ok(Turn::Empty) => {}
             Err(error) => {
                 warn!(%error, "cannot read from the UDP socket, will try again");
-                if shutdown.has_begun() {
+                if ending {
                     return;
                 }
-                sleep(ERROR_PAUSE).await;
+                thread::sleep(ERROR_PAUSE);
             }
         }
     }
@@ -98,52 +123,89 @@ enum Turn {
 struct Receiver {
     intake: Arc<Intake>,
     lane: Lane,
-    /// The datagram that was read last.
-    datagram: Vec<u8>,
+    /// The datagrams that were read last, each at the start of its room.
+    datagrams: Vec<u8>,
+    room: usize,
+    /// How long they are, and whether the kernel had to cut them.
+    lengths: Vec<(usize, bool)>,
+    /// What the kernel has dropped of this socket so far; it counts in 32 bits, from 0 again after that.
+    dropped: u32,
     /// Where datagrams are gathered, and up to where it is filled.
     block: Option<Block>,
     filled: usize,
 }
 
 impl Receiver {
-    /// Reads datagrams until the socket is empty or others must have their turn, and sends them.
-    fn read_a_turn(&mut self, socket: &UdpSocket) -> io::Result<Turn> {
+    /// Waits for datagrams, unless it is the end; reads on for as long as there are many, and sends them.
+    fn read_a_turn(&mut self, socket: &UdpSocket, ending: bool) -> io::Result<Turn> {
+        let most = self.datagrams.len() / self.room;
         let mut turn = Ok(Turn::More);
-        for _ in 0..DATAGRAMS_A_TURN {
-            match self.receive(socket) {
-                Ok((length, truncated)) => self.gather(length, truncated),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        for read in 0..READS_A_TURN {
+            let wait = match read == 0 && !ending {
+                true => MsgFlags::MSG_WAITFORONE,
+                false => MsgFlags::MSG_DONTWAIT,
+            };
+            match self.receive(socket, wait) {
+                Ok(()) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => {
                     turn = Ok(Turn::Empty);
                     break;
                 }
                 Err(error) => {
-                    turn = Err(error);
+                    turn = Err(error.into());
                     break;
                 }
+            }
+            for at in 0..self.lengths.len() {
+                let (length, truncated) = self.lengths[at];
+                self.gather(at * self.room, length, truncated);
+            }
+            if self.lengths.len() < most {
+                break;
             }
         }
         self.flush();
         turn
     }
 
-    /// Reads one datagram; also says whether the kernel had to cut it. `recv` would not say.
-    fn receive(&mut self, socket: &UdpSocket) -> io::Result<(usize, bool)> {
-        let datagram = &mut self.datagram;
-        socket.try_io(Interest::READABLE, || {
-            let mut slices = [IoSliceMut::new(datagram)];
-            let mut control = RecvAncillaryBuffer::default();
-            let received = recvmsg(
-                socket.as_fd(),
-                &mut slices,
-                &mut control,
-                RecvFlags::empty(),
-            )?;
-            Ok((received.bytes, received.flags.contains(ReturnFlags::TRUNC)))
-        })
+    /// Reads datagrams with one system call.
+    fn receive(&mut self, socket: &UdpSocket, flags: MsgFlags) -> nix::Result<()> {
+        self.lengths.clear();
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
+            .datagrams
+            .chunks_exact_mut(self.room)
+            .map(|room| [IoSliceMut::new(room)])
+            .collect();
+        // Not kept: the kernel notes in them how much control data came, and takes it for room the next time.
+        let control = nix::cmsg_space!(u32);
+        let mut headers = MultiHeaders::<()>::preallocate(slices.len(), Some(control));
+        let received = recvmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            slices.iter_mut(),
+            flags,
+            None,
+        )?;
+        let mut dropped = self.dropped;
+        for message in received {
+            let truncated = message.flags.contains(MsgFlags::MSG_TRUNC);
+            self.lengths.push((message.bytes, truncated));
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::RxqOvfl(count) = control {
+                    dropped = count;
+                }
+            }
+        }
+        let more = dropped.wrapping_sub(self.dropped);
+        if more > 0 {
+            self.intake.books.dropped_by_kernel(Ingest::Udp, more);
+        }
+        self.dropped = dropped;
+        Ok(())
     }
 
     /// Appends the lines of a datagram to the batch; an empty datagram has none.
-    fn gather(&mut self, length: usize, truncated: bool) {
+    fn gather(&mut self, from: usize, length: usize, truncated: bool) {
         if length == 0 {
             return;
         }
@@ -162,7 +224,7 @@ impl Receiver {
             self.filled = 0;
         }
         let Some(block) = &mut self.block else {
-            let datagram = &self.datagram[..length];
+            let datagram = &self.datagrams[from..from + length];
             let events = count_events(datagram) + usize::from(!datagram.ends_with(b"\n"));
             self.intake
                 .books
@@ -171,7 +233,7 @@ impl Receiver {
         };
         let start = self.filled;
         let free = &mut block.buffer_mut()[start..];
-        free[..length].copy_from_slice(&self.datagram[..length]);
+        free[..length].copy_from_slice(&self.datagrams[from..from + length]);
         let mut end = length;
         let mut cut = 0;
         if truncated {

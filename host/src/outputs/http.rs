@@ -50,8 +50,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connection that was not used for so long is closed; the name is looked up for the next one.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 
-/// What zstd itself takes as its default.
-const ZSTD_LEVEL: i32 = 3;
+/// On real logs (loghub's Android, Hadoop, OpenSSH, Zookeeper) as small as level 3, zstd's default, at up to
+/// twice the speed.
+const ZSTD_LEVEL: i32 = 1;
 
 /// After so many requests in a row that a receiver took, the size is tried again that it refused.
 const TRY_LARGER_AFTER: u32 = 100;
@@ -240,10 +241,7 @@ impl HttpRequests {
         let most = most.min(self.most_events).max(1);
         let at = group.origin().at;
         let mut payload = self.format.encode(&mut group.lines(done), most, at);
-        let bytes = match group.lines(done).nth(payload.consumed) {
-            None => group.bytes() - done,
-            Some(_) => bytes_of(group, done, payload.consumed),
-        };
+        let bytes = bytes_of(group, done, payload.consumed);
         let body = match std::mem::take(&mut payload.body) {
             body if body.is_empty() => None,
             body => Some(compressed(body, self.settings.compression).await?),

@@ -210,14 +210,14 @@ impl Group {
         })
     }
 
-    /// Counts the events that lie whole in the first `bytes`.
-    pub(super) fn events_within(&self, bytes: usize) -> u64 {
+    /// Counts the events that end in the `bytes` behind the first `skip`.
+    pub(super) fn events_in(&self, skip: usize, bytes: usize) -> u64 {
         if bytes == self.bytes {
             return self.events;
         }
         let mut left = bytes;
         let mut events = 0;
-        for slice in self.slices(0) {
+        for slice in self.slices(skip) {
             let within = left.min(slice.len());
             events += count_events(&slice[..within]) as u64;
             left -= within;

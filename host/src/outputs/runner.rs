@@ -582,8 +582,8 @@ impl<'a> Work<'a> {
         if bytes == 0 {
             return 0;
         }
+        let events = self.group.events_in(self.done_bytes, bytes);
         self.done_bytes += bytes;
-        let events = self.group.events_within(self.done_bytes) - self.done_events;
         self.done_events += events;
         events
     }
