@@ -3,7 +3,7 @@
 //! | type | field | means | default |
 //! | --- | --- | --- | --- |
 //! | `console` | | events go to stdout | |
-//! | `file` | | as [`file`] says | |
+//! | `file` | | as [`mod@file`] says | |
 //! | `tcp` | `address` | `host:port` of a receiver of lines | required |
 //! | | `tls` | `{}` or `{"ca", "certificate", "key"}`, files (PEM); see [`TlsSettings`] | no TLS |
 //! | `http` | `url` | where to send, `http://` or `https://` | required |
