@@ -35,32 +35,43 @@ impl Console {
 
     pub(super) fn send(&mut self, group: &Group, done: usize, state: &OutputState) -> Attempt {
         let _turn = TURN.lock();
-        let mut written = 0;
-        loop {
-            let slices: Vec<IoSlice<'_>> = group
-                .slices(done + written)
-                .take(MAX_SLICES)
-                .map(IoSlice::new)
-                .collect();
-            if slices.is_empty() {
-                return Attempt::Sent { bytes: written };
+        match write(&mut self.stdout, group, done, state) {
+            (bytes, Ok(())) => Attempt::Sent { bytes },
+            (bytes, Err(error)) => failed(
+                group,
+                done,
+                bytes,
+                format!("cannot write to stdout: {error}"),
+            ),
+        }
+    }
+}
+
+/// Writes what follows the first `done` bytes of a group, and returns how much was written.
+pub(super) fn write(
+    file: &mut File,
+    group: &Group,
+    done: usize,
+    state: &OutputState,
+) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    loop {
+        let slices: Vec<IoSlice<'_>> = group
+            .slices(done + written)
+            .take(MAX_SLICES)
+            .map(IoSlice::new)
+            .collect();
+        if slices.is_empty() {
+            return (written, Ok(()));
+        }
+        match file.write_vectored(&slices) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(bytes) => {
+                written += bytes;
+                state.progressed();
             }
-            match self.stdout.write_vectored(&slices) {
-                Ok(0) => return failed(group, done, written, "stdout takes no bytes".to_owned()),
-                Ok(bytes) => {
-                    written += bytes;
-                    state.progressed();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return failed(
-                        group,
-                        done,
-                        written,
-                        format!("cannot write to stdout: {error}"),
-                    );
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
         }
     }
 }

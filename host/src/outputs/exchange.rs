@@ -158,6 +158,17 @@ pub(super) fn by_status(answer: &Answer<'_>) -> Outcome {
     }
 }
 
+/// What a status means where a vendor's URL is the only one there is: that it is not found says that the
+/// site or the account is wrong, and nothing of the events.
+pub(super) fn by_status_of_vendor(answer: &Answer<'_>) -> Outcome {
+    match answer.status {
+        StatusCode::NOT_FOUND => Outcome::Denied {
+            error: said(answer),
+        },
+        _ => by_status(answer),
+    }
+}
+
 /// A receiver may ask for a pause with `Retry-After`; it is not given more than this.
 const LONGEST_ASKED_DELAY: Duration = Duration::from_secs(300);
 

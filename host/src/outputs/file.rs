@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -27,7 +27,7 @@ use tracing::{error, warn};
 
 use super::{
     OutputState,
-    console::{MAX_SLICES, failed},
+    console::{failed, write},
     queue::Group,
     runner::Attempt,
     settings::{FileSettings, FsyncPolicy},
@@ -290,35 +290,6 @@ impl LogFile {
                 self.put_aside(&mut open).map(|()| true)
             }
             _ => Ok(false),
-        }
-    }
-}
-
-/// Writes what follows the first `done` bytes of a group, and returns how much was written.
-fn write(
-    file: &mut File,
-    group: &Group,
-    done: usize,
-    state: &OutputState,
-) -> (usize, io::Result<()>) {
-    let mut written = 0;
-    loop {
-        let slices: Vec<IoSlice<'_>> = group
-            .slices(done + written)
-            .take(MAX_SLICES)
-            .map(IoSlice::new)
-            .collect();
-        if slices.is_empty() {
-            return (written, Ok(()));
-        }
-        match file.write_vectored(&slices) {
-            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
-            Ok(bytes) => {
-                written += bytes;
-                state.progressed();
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (written, Err(error)),
         }
     }
 }

@@ -16,7 +16,7 @@
 use std::time::SystemTime;
 
 use super::{
-    super::exchange::{Answer, Format, Outcome, Payload, Refused, by_status, said},
+    super::exchange::{Answer, Format, Outcome, Payload, Refused, by_status_of_vendor},
     is_object, push_string,
 };
 
@@ -91,12 +91,7 @@ impl Format for NewRelic {
     /// 408, 429 and 5xx are tried again; 413 is split; 401 and 403 keep the events, and so does 404,
     /// which a wrong region answers; any other is final.
     fn outcome(&mut self, answer: &Answer<'_>, _payload: &Payload) -> Outcome {
-        match answer.status.as_u16() {
-            404 => Outcome::Denied {
-                error: said(answer),
-            },
-            _ => by_status(answer),
-        }
+        by_status_of_vendor(answer)
     }
 }
 
