@@ -27,10 +27,10 @@
 //! excepted event stands for 1. Text and malformed JSON are not changed. An event that there is no
 //! room to write in goes on as it is and counts as `failed`.
 
-use std::cell::Cell;
-
 use serde::Deserialize;
-use streamgate_guest::{Batch, Processor, Rest, Rewrite, Tally, Verdict, every_event};
+use streamgate_guest::{
+    Batch, Editor, Event, Processor, Rest, Rewrite, Tally, Verdict, every_event,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -159,40 +159,20 @@ impl Sample {
         except: Option<&Except>,
         record: Option<&mut Record>,
     ) -> Tally {
-        let stands_for = 1.0 / rate.rate;
-        let excepted = Cell::new(false);
-        let mut exception = usize::MAX;
-        let next_kept = |slice: &[u8], mut at: usize| {
-            // A slice is gone through from its start; what was found in the one before is void then.
-            if let Some(except) = except
-                && (at == 0 || exception < at)
-            {
-                exception = except.next(slice, at).unwrap_or(usize::MAX);
-            }
-            while at < slice.len() {
-                if at == exception {
-                    excepted.set(true);
-                    return Some(at);
-                }
-                if rate.gap == 0 {
-                    excepted.set(false);
-                    rate.gap = rate.draw_gap(random);
-                    return Some(at);
-                }
-                at = memchr::memchr(b'\n', &slice[at..]).map_or(slice.len(), |i| at + i + 1);
-                rate.gap -= 1;
-            }
-            None
+        let mut kept = KeptAtRandom {
+            stands_for: 1.0 / rate.rate,
+            rate,
+            random,
+            except,
+            exception: usize::MAX,
+            excepted: false,
+            record,
         };
-        let Some(record) = record else {
-            let edited = batch.edit(Rest::Drop, next_kept, |_, _| Verdict::Keep);
-            return Tally::dropped(edited.dropped);
-        };
-        let edited = batch.edit(Rest::Drop, next_kept, |event, rewrite| {
-            let weight = if excepted.get() { 1.0 } else { stands_for };
-            record.write(event.body(), weight, rewrite)
-        });
-        record.tally(edited.into())
+        let edited = batch.edit_with(Rest::Drop, &mut kept);
+        match kept.record {
+            Some(record) => record.tally(edited.into()),
+            None => Tally::dropped(edited.dropped),
+        }
     }
 
     fn sample_by_key(
@@ -271,6 +251,55 @@ impl Processor for Sample {
             (How::Target(dynamic), key) => {
                 Self::sample_by_target(batch, dynamic, key.as_ref(), random, except, record)
             }
+        }
+    }
+}
+
+/// Points at the events that are kept by a rate, without a key.
+struct KeptAtRandom<'a> {
+    rate: &'a mut Rate,
+    random: &'a mut fastrand::Rng,
+    except: Option<&'a Except>,
+    /// The next exception in the slice; `usize::MAX` if there is none.
+    exception: usize,
+    /// Whether the event that was pointed at last is one.
+    excepted: bool,
+    record: Option<&'a mut Record>,
+    stands_for: f64,
+}
+
+impl Editor for KeptAtRandom<'_> {
+    fn next(&mut self, slice: &[u8], mut at: usize) -> Option<usize> {
+        // A slice is gone through from its start; what was found in the one before is void then.
+        if let Some(except) = self.except
+            && (at == 0 || self.exception < at)
+        {
+            self.exception = except.next(slice, at).unwrap_or(usize::MAX);
+        }
+        while at < slice.len() {
+            if at == self.exception {
+                self.excepted = true;
+                return Some(at);
+            }
+            if self.rate.gap == 0 {
+                self.excepted = false;
+                self.rate.gap = self.rate.draw_gap(self.random);
+                return Some(at);
+            }
+            at = memchr::memchr(b'\n', &slice[at..]).map_or(slice.len(), |i| at + i + 1);
+            self.rate.gap -= 1;
+        }
+        None
+    }
+
+    fn decide(&mut self, event: Event<'_>, rewrite: &mut Rewrite<'_>) -> Verdict {
+        let weight = match self.excepted {
+            true => 1.0,
+            false => self.stands_for,
+        };
+        match &mut self.record {
+            Some(record) => record.write(event.body(), weight, rewrite),
+            None => Verdict::Keep,
         }
     }
 }

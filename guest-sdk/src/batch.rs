@@ -13,7 +13,7 @@
 use std::mem;
 
 use self::index::Index;
-use crate::{Event, changes::Changes};
+use crate::{Editor, Event, changes::Changes, editor::Closures};
 
 mod index;
 
@@ -402,14 +402,21 @@ impl Batch {
     /// kept or dropped as `rest` says.
     ///
     /// A body of the same length is written in place; another length costs one copy of that event.
-    // One loop with and without an index, which is asked for once an event: two copies of it keep
-    // `find` and `decide` from being inlined.
+    ///
+    /// Where the two have to share what they know, see [`edit_with`](Self::edit_with).
     pub fn edit(
         &mut self,
         rest: Rest,
-        mut find: impl FnMut(&[u8], usize) -> Option<usize>,
-        mut decide: impl FnMut(Event<'_>, &mut Rewrite<'_>) -> Verdict,
+        find: impl FnMut(&[u8], usize) -> Option<usize>,
+        decide: impl FnMut(Event<'_>, &mut Rewrite<'_>) -> Verdict,
     ) -> Edited {
+        self.edit_with(rest, &mut Closures { find, decide })
+    }
+
+    /// Edits the events that `editor` points at, as [`edit`](Self::edit) does with two closures.
+    // One loop with and without an index, which is asked for once an event: two copies of it keep
+    // `next` and `decide` from being inlined.
+    pub fn edit_with(&mut self, rest: Rest, editor: &mut impl Editor) -> Edited {
         let mut edited = Edited::default();
         let runs = mem::take(&mut self.runs);
         let mut kept = Kept {
@@ -431,7 +438,7 @@ impl Batch {
             };
             loop {
                 let slice = run.of(&self.bytes, &self.annex);
-                let hit = find(slice, at).filter(|&hit| hit < slice.len());
+                let hit = editor.next(slice, at).filter(|&hit| hit < slice.len());
                 let Some(hit) = hit else {
                     if rest == Rest::Drop {
                         edited.dropped += match &self.index {
@@ -444,7 +451,7 @@ impl Batch {
                     }
                     break;
                 };
-                debug_assert!(hit >= at, "`find` goes forward");
+                debug_assert!(hit >= at, "`next` goes forward");
                 let (start, end, passed) = match &self.index {
                     None => {
                         let start =
@@ -474,12 +481,12 @@ impl Batch {
                 self.rewritten.clear();
                 let room = (REWRITE_FACTOR * self.bytes.len() + REWRITE_ALLOWANCE)
                     .saturating_sub(self.annex.len());
-                let event = Event::new(&slice[start..end]);
+                let event = Event::at(&slice[start..end], start);
                 let mut rewrite = Rewrite {
                     body: &mut self.rewritten,
                     room,
                 };
-                match decide(event, &mut rewrite) {
+                match editor.decide(event, &mut rewrite) {
                     Verdict::Keep => continue,
                     Verdict::Drop => {
                         edited.dropped += 1;

@@ -8,16 +8,38 @@ use serde::Deserialize;
 ///
 /// **Shape**: the last byte is `\n`; a `\r` right before it belongs to the terminator too. The body
 /// never contains `\n`. It may hold any other byte, valid UTF-8 or not, and it may be empty.
-#[derive(Clone, Copy, PartialEq, Eq)]
+///
+/// Events are equal if their bytes are, wherever they lie.
+#[derive(Clone, Copy)]
 pub struct Event<'a> {
     bytes: &'a [u8],
+    offset: usize,
 }
+
+impl PartialEq for Event<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Event<'_> {}
 
 impl<'a> Event<'a> {
     /// Wraps the bytes of one event, terminator included.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self::at(bytes, 0)
+    }
+
+    /// The same, for an event that begins at `offset` in the slice that an editor was given.
+    pub(crate) fn at(bytes: &'a [u8], offset: usize) -> Self {
         debug_assert!(bytes.ends_with(b"\n"), "an event ends with a line feed");
-        Self { bytes }
+        Self { bytes, offset }
+    }
+
+    /// Returns where it begins in the slice that [`Editor::next`](crate::Editor::next) was given; 0 for
+    /// an event that comes from elsewhere, as from [`Batch::iter`](crate::Batch::iter).
+    pub fn offset(self) -> usize {
+        self.offset
     }
 
     /// Returns what the application wrote, without the terminator.

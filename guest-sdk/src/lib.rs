@@ -38,12 +38,14 @@ pub use batch::{
     WITHHELD, count_events, every_event,
 };
 pub use configure::{Configure, parse_config};
+pub use editor::Editor;
 pub use event::Event;
 pub use processor::{Processor, Tally};
 
 mod batch;
 mod changes;
 mod configure;
+mod editor;
 mod event;
 #[doc(hidden)]
 pub mod export;

@@ -5,7 +5,6 @@
 //! of it was checked.
 
 use std::{
-    cell::Cell,
     mem,
     ops::Range,
     sync::Arc,
@@ -15,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use streamgate_guest::{Batch, Rest, Tally, Verdict};
+use streamgate_guest::{Batch, Editor, Event, Rest, Rewrite, Tally, Verdict};
 use utoipa::ToSchema;
 
 use super::{
@@ -562,51 +561,23 @@ impl Core {
         if self.fates.is_empty() {
             return;
         }
-        let (fates, ends, bodies) = (&self.fates, self.staging.ends(), &self.bodies);
-        let on_error = self.rule.on_error;
-        let next = Cell::new(0);
-        // With an open breaker no columns were made: then all events have a fate.
-        let all = fates.len() == batch.events();
-        let (mut base, mut slice_len) = (0, 0);
-        let find = |slice: &[u8], at: usize| {
-            if at == 0 {
-                base += slice_len;
-                slice_len = slice.len();
-            }
-            if all {
-                return (at < slice.len()).then_some(at);
-            }
-            let event = fates.get(next.get())?.event as usize;
-            let start = match event {
-                0 => 0,
-                _ => ends[event - 1] as usize,
-            };
-            (start < base + slice_len).then(|| start - base)
+        let mut outcome = Outcomes {
+            fates: &self.fates,
+            met: 0,
+            ends: self.staging.ends(),
+            bodies: &self.bodies,
+            on_error: self.rule.on_error,
+            // With an open breaker no columns were made: then all events have a fate.
+            all: self.fates.len() == batch.events(),
+            base: 0,
+            slice_len: 0,
+            tally: &mut self.ran.tally,
+            failures: &mut self.ran.failures,
         };
-        let (tally, failures) = (&mut self.ran.tally, &mut self.ran.failures);
-        let edited = batch.edit(Rest::Keep, find, |_, rewrite| {
-            let fate = &fates[next.replace(next.get() + 1)];
-            match &fate.becomes {
-                Becomes::Dropped => {
-                    tally.dropped += 1;
-                    Verdict::Drop
-                }
-                Becomes::Replaced(body) => {
-                    if rewrite
-                        .push(without_terminator(&bodies[body.clone()]))
-                        .is_ok()
-                    {
-                        tally.changed += 1;
-                        return Verdict::Replace;
-                    }
-                    failures[Reason::Answer as usize] += 1;
-                    on_failure(on_error, tally)
-                }
-                Becomes::Failed(_) => on_failure(on_error, tally),
-            }
-        });
+        let edited = batch.edit_with(Rest::Keep, &mut outcome);
+        debug_assert_eq!(outcome.met, outcome.fates.len(), "every fate was met");
+        let tally = &self.ran.tally;
         debug_assert_eq!(edited.dropped, tally.dropped + tally.failed_dropped);
-        debug_assert_eq!(next.get(), fates.len(), "every fate was met");
     }
 
     /// Gives back what a large batch took.
@@ -614,6 +585,62 @@ impl Core {
         self.staging.rest();
         self.fates.shrink_to(RESTING_BYTES / size_of::<Fate>());
         self.bodies.shrink_to(RESTING_BYTES);
+    }
+}
+
+/// Points at the events that have a fate, in order.
+struct Outcomes<'a> {
+    fates: &'a [Fate],
+    /// How many of them were met.
+    met: usize,
+    ends: &'a [u32],
+    bodies: &'a [u8],
+    on_error: OnError,
+    /// Whether every event has one.
+    all: bool,
+    /// Where the slice begins, counted from the first event, and how long it is.
+    base: usize,
+    slice_len: usize,
+    tally: &'a mut Tally,
+    failures: &'a mut Failures,
+}
+
+impl Editor for Outcomes<'_> {
+    fn next(&mut self, slice: &[u8], at: usize) -> Option<usize> {
+        if at == 0 {
+            self.base += self.slice_len;
+            self.slice_len = slice.len();
+        }
+        if self.all {
+            return (at < slice.len()).then_some(at);
+        }
+        let event = self.fates.get(self.met)?.event as usize;
+        let start = match event {
+            0 => 0,
+            _ => self.ends[event - 1] as usize,
+        };
+        (start < self.base + self.slice_len).then(|| start - self.base)
+    }
+
+    fn decide(&mut self, _: Event<'_>, rewrite: &mut Rewrite<'_>) -> Verdict {
+        let fate = &self.fates[self.met];
+        self.met += 1;
+        match &fate.becomes {
+            Becomes::Dropped => {
+                self.tally.dropped += 1;
+                Verdict::Drop
+            }
+            Becomes::Replaced(body) => {
+                let body = without_terminator(&self.bodies[body.clone()]);
+                if rewrite.push(body).is_ok() {
+                    self.tally.changed += 1;
+                    return Verdict::Replace;
+                }
+                self.failures[Reason::Answer as usize] += 1;
+                on_failure(self.on_error, self.tally)
+            }
+            Becomes::Failed(_) => on_failure(self.on_error, self.tally),
+        }
     }
 }
 
