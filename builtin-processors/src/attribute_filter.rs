@@ -3,11 +3,12 @@
 //! | parameter | means | default |
 //! | --- | --- | --- |
 //! | `attribute` | a name, looked for in the usual OpenTelemetry places | this or `path` |
-//! | `path` | the exact place: keys joined by `/` (`resource/attributes/service.name`) or, without one, by `.` (`http.target`); `[0]` is an element of an array, `[*]` any of them, `["a.b"]` a key with a dot | |
+//! | `path` | the exact place, in the one grammar of all rules: `resource/attributes/service.name`, `http.target`, `items[0].id`, `**/id`, `headers/x-*` | |
+//! | `ignore_case` | whether upper and lower case are alike in the names of `attribute` or `path`; values always compare as they are | `false` |
 //! | `operator` | see below | required |
 //! | `value` | what to compare with | |
 //! | `values` | for `in` and `not_in`: a list, at most 100,000 | |
-//! | `all`, `any` | instead of these: up to 16 conditions of that form, all or any of which must hold | |
+//! | `all`, `any` | instead of all these: up to 16 conditions of that form, all or any of which must hold | |
 //! | `mode` | `drop` what matches, or `keep` only what matches | `drop` |
 //!
 //! | operator | holds if the event has the field and its value |
@@ -23,8 +24,9 @@
 //! number (`200`, not `"200"`), and for `gt` to `lte`, numbers compare as numbers, and a text that is
 //! a number is one: `200` equals `200.0`, `2e2` and `"200"`. Whole numbers compare exactly.
 //!
-//! With `[*]` a condition is about any of the elements, and a `not_` one about none of them. An event
-//! that is no JSON object has no fields. Conditions under `all` that contradict each other are refused.
+//! With `*`, `**` or `[*]` a condition is about any of the values, and a `not_` one about none of them.
+//! JSON is found behind a prefix too, such as that of syslog; an event without any has no fields.
+//! Conditions under `all` that contradict each other are refused.
 
 use serde::Deserialize;
 use streamgate_guest::{Batch, Processor, Tally};
@@ -50,6 +52,7 @@ pub(crate) struct Params {
     operator: Option<String>,
     value: Option<Literal>,
     values: Option<Vec<Literal>>,
+    ignore_case: Option<bool>,
     all: Option<Vec<condition::Params>>,
     any: Option<Vec<condition::Params>>,
     #[serde(default)]
@@ -65,6 +68,7 @@ impl AttributeFilter {
                 operator: params.operator,
                 value: params.value,
                 values: params.values,
+                ignore_case: params.ignore_case,
             },
             all: params.all,
             any: params.any,

@@ -42,6 +42,8 @@ pub(crate) struct Params {
     pub(crate) operator: Option<String>,
     pub(crate) value: Option<Literal>,
     pub(crate) values: Option<Vec<Literal>>,
+    /// Whether upper and lower case are alike in the names of the field, not in its value.
+    pub(crate) ignore_case: Option<bool>,
 }
 
 /// Conditions as a rule writes them: one, or a list of them under `all` or `any`.
@@ -70,7 +72,7 @@ enum Join {
 #[derive(Debug, Clone)]
 struct Condition {
     field: Field,
-    /// Whether its path goes through `[*]`: then it is about any of the values.
+    /// Whether its path leads to many values: then it is about any of them.
     many: bool,
     negated: bool,
     test: Test,
@@ -124,7 +126,7 @@ impl Conditions {
     pub(crate) fn build(params: JoinedParams, pointer: &str) -> Result<Self, RuleError> {
         let JoinedParams { one, all, any } = params;
         let has_one = one.attribute.is_some() || one.path.is_some() || one.operator.is_some();
-        let has_value = one.value.is_some() || one.values.is_some();
+        let has_value = one.value.is_some() || one.values.is_some() || one.ignore_case.is_some();
         let (list, join, name) = match (all, any) {
             (None, None) => {
                 let condition = Condition::build(one, pointer)?;
@@ -226,10 +228,14 @@ impl Condition {
             operator,
             value,
             values,
+            ignore_case,
         } = params;
+        let ignore_case = ignore_case.unwrap_or(false);
         let field = match (attribute, path) {
-            (Some(name), None) => Field::of_attribute(&name, &format!("{pointer}/attribute"))?,
-            (None, Some(path)) => Field::of_path(&path, &format!("{pointer}/path"))?,
+            (Some(name), None) => {
+                Field::of_attribute(&name, ignore_case, &format!("{pointer}/attribute"))?
+            }
+            (None, Some(path)) => Field::of_path(&path, ignore_case, &format!("{pointer}/path"))?,
             (None, None) => {
                 return Err(RuleError::new(
                     "missing_param",

@@ -1,9 +1,9 @@
 //! Finds the fields that a rule is about in a JSON event, without parsing the rest of it.
 //!
 //! All fields of a rule are located in one walk, which ends as soon as nothing better can come.
-//! Values that no place leads into are skipped over, not built. Bytes that are no JSON object simply
-//! have no fields; nothing here fails, and nothing allocates for an event, except to decode a string
-//! or a key that holds escapes.
+//! Values that no place leads into are skipped over, not built. Events that hold no JSON simply have
+//! no fields; nothing here fails. Nothing allocates for an event, except to decode a string or a key
+//! that holds escapes or is no UTF-8, and where more than [`INLINE_STATES`] places lead on at once.
 
 use std::{borrow::Cow, ops::ControlFlow};
 
@@ -11,10 +11,14 @@ use crate::{RuleError, shown};
 
 pub(crate) use number::Number;
 pub(crate) use scanner::Value;
+
+use path::{Glob, Path, Step};
 use scanner::{Kind, Scanner};
 
+pub(crate) mod envelope;
 pub(crate) mod member;
 mod number;
+pub(crate) mod path;
 mod scanner;
 
 /// Deepest place that a path may name.
@@ -22,17 +26,6 @@ pub(crate) const MAX_DEPTH: usize = 32;
 
 /// Most fields that one rule may name.
 pub(crate) const MAX_FIELDS: usize = 16;
-
-/// One step from a value to a value inside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// The member of an object with that key.
-    Key(String),
-    /// The element of an array, counted from 0.
-    Index(usize),
-    /// Every element of an array.
-    Each,
-}
 
 /// One field: the places where it may be, the likeliest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +38,11 @@ impl Field {
     ///
     /// # Errors
     /// [`RuleError`] at `pointer` if the name is empty.
-    pub(crate) fn of_attribute(name: &str, pointer: &str) -> Result<Self, RuleError> {
+    pub(crate) fn of_attribute(
+        name: &str,
+        ignore_case: bool,
+        pointer: &str,
+    ) -> Result<Self, RuleError> {
         if name.is_empty() {
             return Err(RuleError::new(
                 "empty_attribute",
@@ -53,41 +50,30 @@ impl Field {
                 "the attribute's name is empty; expected one like `service.name`",
             ));
         }
-        let keys = |place: Vec<String>| place.into_iter().map(Step::Key).collect();
-        let places = places_of_attribute(name).into_iter().map(keys).collect();
-        Ok(Self { places })
-    }
-
-    /// Reads an exact path: with a `/` in it, keys joined by `/` (a leading one is allowed; `~1` is a
-    /// `/` in a key, `~0` a `~`, as in RFC 6901); else keys joined by `.`, where `["a.b"]` is a key
-    /// that holds a dot. In both, `[3]` is an element of an array and `[*]` each of them.
-    ///
-    /// # Errors
-    /// [`RuleError`] at `pointer` if it cannot be read, or is deeper than [`MAX_DEPTH`].
-    pub(crate) fn of_path(path: &str, pointer: &str) -> Result<Self, RuleError> {
-        let steps = match path.contains('/') {
-            true => steps_of_slashes(path),
-            false => steps_of_dots(path),
-        };
-        let steps = steps.filter(|steps| steps.len() <= MAX_DEPTH);
-        let steps = steps.ok_or_else(|| {
-            RuleError::new(
-                "invalid_path",
-                pointer,
-                format!(
-                    "the path is `{}`; expected 1 to {MAX_DEPTH} steps like `http/target`, \
-                     `http.target`, `items[0].id` or `items[*].id`, no key empty",
-                    shown(path)
-                ),
-            )
-        })?;
+        let step = |key: String| Step::Key(Glob::exact(&key, ignore_case));
+        let places = places_of_attribute(name).into_iter();
+        let places = places.map(|place| place.into_iter().map(step).collect());
         Ok(Self {
-            places: vec![steps],
+            places: places.collect(),
         })
     }
 
-    /// Reads the field of a `key`: a path if it begins with `/` or holds a `[`, else an attribute.
-    /// It must lead to one value.
+    /// Reads an exact path in the grammar of [`path`].
+    ///
+    /// # Errors
+    /// [`RuleError`] at `pointer` if it cannot be read.
+    pub(crate) fn of_path(path: &str, ignore_case: bool, pointer: &str) -> Result<Self, RuleError> {
+        let read = Path::parse(path, ignore_case).map_err(|error| {
+            let message = format!("the path is `{}`: {}", shown(path), error.message);
+            RuleError::new("invalid_path", pointer, message)
+        })?;
+        Ok(Self {
+            places: vec![read.steps],
+        })
+    }
+
+    /// Reads the field of a `key`: a path if it begins with `/` or holds a `[` or a `*`, else an
+    /// attribute. It must lead to one value.
     ///
     /// # Errors
     /// [`RuleError`] at `pointer`.
@@ -99,16 +85,17 @@ impl Field {
                 "`key` is empty; expected a name like `trace_id`, or no `key` at all",
             ));
         }
-        let field = match key.starts_with('/') || key.contains('[') {
-            true => Self::of_path(key, pointer)?,
-            false => Self::of_attribute(key, pointer)?,
+        let field = match key.starts_with('/') || key.contains(['[', '*']) {
+            true => Self::of_path(key, false, pointer)?,
+            false => Self::of_attribute(key, false, pointer)?,
         };
         if field.has_many_values() {
             return Err(RuleError::new(
                 "ambiguous_key",
                 pointer,
                 format!(
-                    "`key` is `{}`, which leads to many values; expected one element, like `[0]`",
+                    "`key` is `{}`, which leads to many values; expected keys without `*`, and one \
+                     element, like `[0]`",
                     shown(key)
                 ),
             ));
@@ -116,24 +103,39 @@ impl Field {
         Ok(field)
     }
 
-    /// Whether one event can have several values of it: a path through `[*]`.
+    /// Whether one event can have several values of it: a path through `*`, `**` or `[*]`.
     pub(crate) fn has_many_values(&self) -> bool {
-        self.places.iter().any(|steps| steps.contains(&Step::Each))
+        let is_many = |step: &Step| match step {
+            Step::Key(glob) => glob.literal().is_none(),
+            Step::AnyDepth | Step::Each => true,
+            Step::Index(_) => false,
+        };
+        self.places.iter().flatten().any(is_many)
     }
 }
 
 /// The fields of one rule, merged into one tree, so that one walk finds them all.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields {
-    root: Node,
+    /// The tree; the first node is its root.
+    nodes: Vec<Node>,
 }
+
+/// The number of a node in its tree.
+type State = usize;
 
 /// What the steps so far lead to.
 #[derive(Debug, Clone, Default)]
 struct Node {
-    keys: Vec<(String, Node)>,
-    indexes: Vec<(usize, Node)>,
-    each: Option<Box<Node>>,
+    keys: Vec<(Glob, State)>,
+    indexes: Vec<(usize, State)>,
+    each: Option<State>,
+    /// The member or element whatever its key or index: the end of a path that ends with `**`.
+    any: Option<State>,
+    /// The node behind a `**`, which is active wherever this one is.
+    deep: Option<State>,
+    /// Whether this node stands behind a `**`: then it stays active all the way down.
+    is_deep: bool,
     /// The fields of which this is a place, and which of their places: 0 is the likeliest.
     ends: Vec<(usize, usize)>,
 }
@@ -151,155 +153,225 @@ pub(crate) struct Hit<'a, 'b> {
 impl Fields {
     /// Merges the fields; they are numbered in that order.
     pub(crate) fn new(fields: &[Field]) -> Self {
-        let mut root = Node::default();
+        let mut tree = Self {
+            nodes: vec![Node::default()],
+        };
         for (number, field) in fields.iter().enumerate() {
             for (rank, steps) in field.places.iter().enumerate() {
-                let node = steps.iter().fold(&mut root, Node::child);
-                node.ends.push((number, rank));
+                let mut state = steps.iter().fold(0, |state, step| tree.child(state, step));
+                if steps.last() == Some(&Step::AnyDepth) {
+                    state = tree.any_child(state);
+                }
+                tree.nodes[state].ends.push((number, rank));
             }
         }
-        Self { root }
+        tree
     }
 
-    /// Walks the event and shows every value at a place of a field to `visit`, in the order in which
-    /// they stand, until it breaks.
+    fn child(&mut self, state: State, step: &Step) -> State {
+        let new = self.nodes.len();
+        let node = &mut self.nodes[state];
+        let child = match step {
+            Step::Key(glob) => child_of(&mut node.keys, glob, new),
+            Step::Index(index) => child_of(&mut node.indexes, index, new),
+            Step::Each => *node.each.get_or_insert(new),
+            Step::AnyDepth => *node.deep.get_or_insert(new),
+        };
+        if child == new {
+            self.nodes.push(Node {
+                is_deep: *step == Step::AnyDepth,
+                ..Node::default()
+            });
+        }
+        child
+    }
+
+    fn any_child(&mut self, state: State) -> State {
+        let new = self.nodes.len();
+        let child = *self.nodes[state].any.get_or_insert(new);
+        if child == new {
+            self.nodes.push(Node::default());
+        }
+        child
+    }
+
+    /// Walks the JSON of the event and shows every value at a place of a field to `visit`, an object
+    /// or array behind what is in it, until it breaks.
+    ///
+    /// What was found before an event turns out to be malformed counts.
     pub(crate) fn locate<'a>(
         &self,
         body: &'a [u8],
         mut visit: impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
     ) {
-        // Nearly every event that is no JSON is told by its first byte.
-        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first != Some(&b'{') {
+        let Some(start) = envelope::json_start(body) else {
             return;
+        };
+        let mut scanner = Scanner::new(&body[start..]);
+        let mut states = States::default();
+        states.add(&self.nodes, 0);
+        let _ = self.walk(&mut scanner, &states, 0, &mut visit);
+    }
+
+    /// Walks the value at the scanner, at that depth. `None` ends the walk: the visitor broke it off,
+    /// or the event is malformed. Recurses at most [`scanner::MAX_NESTING`] deep.
+    fn walk<'a>(
+        &self,
+        scanner: &mut Scanner<'a>,
+        states: &States,
+        depth: usize,
+        visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
+    ) -> Option<()> {
+        let kind = scanner.kind()?;
+        if matches!(kind, Kind::Object | Kind::Array) && depth >= scanner::MAX_NESTING {
+            return None;
         }
-        if let Ok(text) = std::str::from_utf8(body) {
-            // What was found before an event turns out to be malformed counts.
-            let mut scanner = Scanner::new(text);
-            let _ = walk(&mut scanner, &self.root, 0, &mut visit);
+        match kind {
+            Kind::Object => {
+                let mut more = scanner.open_object()?;
+                while more {
+                    let key = scanner.key()?;
+                    let inner = states.behind(&self.nodes, |node, found| {
+                        let of_key = node.keys.iter().filter(|(glob, _)| glob.matches(&key));
+                        of_key.for_each(|&(_, child)| found(child));
+                    });
+                    self.descend(scanner, &inner, depth + 1, visit)?;
+                    more = scanner.next_member()?;
+                }
+                Some(())
+            }
+            Kind::Array => {
+                let mut more = scanner.open_array()?;
+                let mut index = 0;
+                while more {
+                    let inner = states.behind(&self.nodes, |node, found| {
+                        let of_index = node.indexes.iter().filter(|(known, _)| *known == index);
+                        of_index.for_each(|&(_, child)| found(child));
+                        node.each.into_iter().for_each(found);
+                    });
+                    self.descend(scanner, &inner, depth + 1, visit)?;
+                    index += 1;
+                    more = scanner.next_element()?;
+                }
+                Some(())
+            }
+            _ => scanner.skip(depth),
         }
+    }
+
+    /// Walks on into the value at the scanner if a place leads on, and shows it to the visitor if it
+    /// is the end of a place. The scanner is behind the value then.
+    fn descend<'a>(
+        &self,
+        scanner: &mut Scanner<'a>,
+        states: &States,
+        depth: usize,
+        visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
+    ) -> Option<()> {
+        let nodes = || states.iter().map(|state| &self.nodes[state]);
+        let is_container = matches!(scanner.kind()?, Kind::Object | Kind::Array);
+        let leads_on = is_container && nodes().any(Node::leads_on);
+        if nodes().all(|node| node.ends.is_empty()) {
+            return match leads_on {
+                true => self.walk(scanner, states, depth, visit),
+                false => scanner.skip(depth),
+            };
+        }
+        // Of a value that also leads on, the end is known when it was walked: so each byte is read
+        // once, however many places lead into each other.
+        let value = match leads_on {
+            true => {
+                let start = scanner.position();
+                self.walk(scanner, states, depth, visit)?;
+                scanner.container_from(start)
+            }
+            false => scanner.value(depth)?,
+        };
+        for node in nodes() {
+            for &(field, rank) in &node.ends {
+                let hit = Hit {
+                    field,
+                    rank,
+                    value: &value,
+                };
+                if visit(hit).is_break() {
+                    return None;
+                }
+            }
+        }
+        Some(())
     }
 }
 
 impl Node {
-    fn child(&mut self, step: &Step) -> &mut Self {
-        match step {
-            Step::Key(key) => child_of(&mut self.keys, key),
-            Step::Index(index) => child_of(&mut self.indexes, index),
-            Step::Each => self.each.get_or_insert_default(),
-        }
-    }
-
-    fn key(&self, key: &str) -> Option<&Self> {
-        self.keys
-            .iter()
-            .find_map(|(known, node)| (known == key).then_some(node))
-    }
-
-    fn index(&self, index: usize) -> Option<&Self> {
-        self.indexes
-            .iter()
-            .find_map(|(known, node)| (*known == index).then_some(node))
-    }
-
     fn leads_on(&self) -> bool {
-        !self.keys.is_empty() || !self.indexes.is_empty() || self.each.is_some()
+        self.is_deep
+            || !self.keys.is_empty()
+            || !self.indexes.is_empty()
+            || self.each.is_some()
+            || self.any.is_some()
     }
 }
 
-fn child_of<'a, K: PartialEq + Clone>(children: &'a mut Vec<(K, Node)>, key: &K) -> &'a mut Node {
-    let at = children.iter().position(|(known, _)| known == key);
-    let at = at.unwrap_or_else(|| {
-        children.push((key.clone(), Node::default()));
-        children.len() - 1
-    });
-    &mut children[at].1
+fn child_of<K: PartialEq + Clone>(children: &mut Vec<(K, State)>, key: &K, new: State) -> State {
+    let known = children.iter().find(|(known, _)| known == key);
+    known.map(|&(_, child)| child).unwrap_or_else(|| {
+        children.push((key.clone(), new));
+        new
+    })
 }
 
-/// Walks the value at the scanner, at that depth. `None` ends the walk: the visitor broke it off, or
-/// the event is malformed. Recurses at most [`MAX_DEPTH`] deep, as places are no longer.
-fn walk<'a>(
-    scanner: &mut Scanner<'a>,
-    node: &Node,
-    depth: usize,
-    visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
-) -> Option<()> {
-    match scanner.kind()? {
-        Kind::Object => {
-            let mut more = scanner.open_object()?;
-            while more {
-                let key = scanner.key()?;
-                match node.key(&key) {
-                    Some(child) => descend(scanner, &[child], depth + 1, visit)?,
-                    None => scanner.skip(depth + 1)?,
-                }
-                more = scanner.next_member()?;
-            }
-            Some(())
-        }
-        Kind::Array => {
-            let mut more = scanner.open_array()?;
-            let mut index = 0;
-            while more {
-                match (node.index(index), node.each.as_deref()) {
-                    (Some(one), Some(each)) => {
-                        descend(scanner, &[one, each], depth + 1, visit)?;
-                    }
-                    (Some(node), None) | (None, Some(node)) => {
-                        descend(scanner, &[node], depth + 1, visit)?;
-                    }
-                    (None, None) => scanner.skip(depth + 1)?,
-                }
-                index += 1;
-                more = scanner.next_element()?;
-            }
-            Some(())
-        }
-        _ => scanner.skip(depth),
+/// So many states need no memory of their own.
+const INLINE_STATES: usize = 8;
+
+/// The nodes that the steps to a value lead to.
+///
+/// **Shape**: no node is in it twice, so that it has at most as many as the rule has steps.
+#[derive(Default)]
+struct States {
+    inline: [State; INLINE_STATES],
+    count: usize,
+    more: Vec<State>,
+}
+
+impl States {
+    fn iter(&self) -> impl Iterator<Item = State> {
+        let inline = &self.inline[..self.count.min(INLINE_STATES)];
+        inline.iter().chain(&self.more).copied()
     }
-}
 
-/// Shows the value at the scanner to the visitor if it is the end of a place, and walks on into it if
-/// a place leads on. The scanner is behind the value then.
-fn descend<'a>(
-    scanner: &mut Scanner<'a>,
-    nodes: &[&Node],
-    depth: usize,
-    visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
-) -> Option<()> {
-    let value = match nodes.iter().any(|node| !node.ends.is_empty()) || nodes.len() > 1 {
-        // The ends of a value are known when it was skipped over; one that also leads on is rare
-        // and is walked again.
-        true => {
-            let before = scanner.position();
-            let value = scanner.value(depth)?;
-            let behind = scanner.position();
-            for node in nodes {
-                for &(field, rank) in &node.ends {
-                    let hit = Hit {
-                        field,
-                        rank,
-                        value: &value,
-                    };
-                    if visit(hit).is_break() {
-                        return None;
-                    }
-                }
+    /// Adds a node, and what stands behind a `**` that follows it.
+    fn add(&mut self, nodes: &[Node], state: State) {
+        let mut next = Some(state);
+        while let Some(state) = next {
+            // A node has one way to it, but a deep one also stays from the level above.
+            if nodes[state].is_deep && self.iter().any(|known| known == state) {
+                return;
             }
-            Some((before, behind))
-        }
-        false => None,
-    };
-    match value {
-        None => walk(scanner, nodes.first()?, depth, visit),
-        Some((before, behind)) => {
-            for node in nodes.iter().filter(|node| node.leads_on()) {
-                scanner.go_to(before);
-                walk(scanner, node, depth, visit)?;
+            match self.inline.get_mut(self.count) {
+                Some(slot) => *slot = state,
+                None => self.more.push(state),
             }
-            scanner.go_to(behind);
-            Some(())
+            self.count += 1;
+            next = nodes[state].deep;
         }
+    }
+
+    /// Returns the states of a member or an element: what `children` finds in each node, and what
+    /// does not depend on the key.
+    fn behind(&self, nodes: &[Node], children: impl Fn(&Node, &mut dyn FnMut(State))) -> Self {
+        let mut inner = Self::default();
+        for state in self.iter() {
+            let node = &nodes[state];
+            children(node, &mut |child| inner.add(nodes, child));
+            if let Some(any) = node.any {
+                inner.add(nodes, any);
+            }
+            if node.is_deep {
+                inner.add(nodes, state);
+            }
+        }
+        inner
     }
 }
 
@@ -351,82 +423,31 @@ pub(crate) fn place_of_path(path: &str) -> Option<Vec<String>> {
     valid.then_some(place)
 }
 
-fn steps_of_slashes(path: &str) -> Option<Vec<Step>> {
-    let mut steps = Vec::new();
-    for key in place_of_path(path)? {
-        let (key, brackets) = key.split_at(key.find('[').unwrap_or(key.len()));
-        if !key.is_empty() {
-            steps.push(Step::Key(key.to_owned()));
-        } else if steps.is_empty() {
-            return None;
-        }
-        push_brackets(brackets, &mut steps)?;
-    }
-    Some(steps)
-}
-
-fn steps_of_dots(path: &str) -> Option<Vec<Step>> {
-    let mut steps = Vec::new();
-    let mut rest = path;
-    loop {
-        let (key, behind) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
-        if !key.is_empty() {
-            steps.push(Step::Key(key.to_owned()));
-        } else if !behind.starts_with("[\"") {
-            return None;
-        }
-        rest = behind;
-        while rest.starts_with('[') {
-            let (step, behind) = bracket(rest)?;
-            steps.push(step);
-            rest = behind;
-        }
-        if rest.is_empty() {
-            return Some(steps);
-        }
-        rest = rest.strip_prefix('.')?;
-    }
-}
-
-fn push_brackets(mut text: &str, steps: &mut Vec<Step>) -> Option<()> {
-    while !text.is_empty() {
-        let (step, behind) = bracket(text)?;
-        steps.push(step);
-        text = behind;
-    }
-    Some(())
-}
-
-/// Reads `[3]`, `[*]` or `["key"]`; returns the rest too.
-fn bracket(text: &str) -> Option<(Step, &str)> {
-    let inner = text.strip_prefix('[')?;
-    if let Some(quoted) = inner.strip_prefix('"') {
-        let (key, behind) = quoted.split_once("\"]")?;
-        return (!key.is_empty()).then(|| (Step::Key(key.to_owned()), behind));
-    }
-    let (inner, behind) = inner.split_once(']')?;
-    if inner == "*" {
-        return Some((Step::Each, behind));
-    }
-    // `parse` would take a sign.
-    let digits = !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_digit());
-    let index = inner.parse().ok().filter(|_| digits)?;
-    Some((Step::Index(index), behind))
-}
-
 /// Says whether the body is one JSON value of any kind, and nothing else.
 pub(crate) fn is_value(body: &[u8]) -> bool {
-    let value = |text| {
-        let mut scanner = Scanner::new(text);
-        scanner.skip(0)?;
-        Some(scanner.is_at_end())
-    };
-    std::str::from_utf8(body).ok().and_then(value) == Some(true)
+    let mut scanner = Scanner::new(body);
+    let is_whole = scanner.skip(0).is_some() && scanner.is_at_end();
+    is_whole && std::str::from_utf8(body).is_ok()
 }
 
-/// Returns a value as text: a string decoded, everything else as it is written.
+/// Returns a value as text: a string decoded, everything else as it is written. Bytes that are no
+/// UTF-8 become replacement characters.
 pub(crate) fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
-    value.decoded().unwrap_or(Cow::Borrowed(value.raw()))
+    let written = || String::from_utf8_lossy(value.raw());
+    value.decoded().unwrap_or_else(written)
+}
+
+/// Returns a value as [`text`] does, but with bytes that are no UTF-8 as they are, so that texts that
+/// differ stay different.
+pub(crate) fn bytes<'a>(value: &Value<'a>) -> Cow<'a, [u8]> {
+    match value.unescaped() {
+        Some(inner) => Cow::Borrowed(inner),
+        None => match value.decoded() {
+            Some(Cow::Borrowed(text)) => Cow::Borrowed(text.as_bytes()),
+            Some(Cow::Owned(text)) => Cow::Owned(text.into_bytes()),
+            None => Cow::Borrowed(value.raw()),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -449,14 +470,14 @@ mod tests {
     fn found(event: &str, attribute: &str) -> Option<String> {
         find(
             event.as_bytes(),
-            Field::of_attribute(attribute, "/p").expect("valid"),
+            Field::of_attribute(attribute, false, "/p").expect("valid"),
         )
     }
 
     fn all(event: &str, paths: &[&str]) -> Vec<(usize, String)> {
         let fields: Vec<Field> = paths
             .iter()
-            .map(|path| Field::of_path(path, "/p").expect("valid"))
+            .map(|path| Field::of_path(path, false, "/p").expect("valid"))
             .collect();
         let mut hits = Vec::new();
         Fields::new(&fields).locate(event.as_bytes(), |hit| {
@@ -513,13 +534,89 @@ mod tests {
         ] {
             assert_eq!(found(event, "k"), None, "{event}");
         }
-        assert_eq!(
-            find(
-                b"{\"k\":\"\xff\"}",
-                Field::of_attribute("k", "/p").expect("valid")
+    }
+
+    #[test]
+    fn one_bad_byte_hides_no_field() {
+        let field = || Field::of_attribute("k", false, "/p").expect("valid");
+        let event = b"{\"a\":\"\xff\",\"\xfe\":1,\"k\":\"v\"}";
+        assert_eq!(find(event, field()).as_deref(), Some("v"));
+        let event = b"\xff {\"k\":\"a\xffb\"}";
+        assert_eq!(find(event, field()).as_deref(), Some("a\u{fffd}b"));
+    }
+
+    #[test]
+    fn fields_are_found_behind_an_envelope() {
+        for event in [
+            "\u{feff}{\"k\":\"v\"}",
+            "\0{\"k\":\"v\"}",
+            "<134>1 2026-11-28T09:14:02Z host app - - - {\"k\":\"v\"}",
+            "2026-11-28T09:14:02.5Z stdout F {\"k\":\"v\"}",
+            "INFO body={\"k\":\"v\"} and more",
+        ] {
+            assert_eq!(found(event, "k").as_deref(), Some("v"), "{event}");
+        }
+    }
+
+    fn values(event: &str, path: &str) -> String {
+        let hits = all(event, &[path]).into_iter().map(|(_, text)| text);
+        hits.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn stars_lead_to_many_values() {
+        let event = r#"{"a":{"x":1,"y":{"x":2,"z":[{"x":3},4]}},"b_x":5,"x":6}"#;
+        for (path, expected) in [
+            ("*/x", "1"),
+            ("a/*/x", "2"),
+            ("**/x", "1 2 3 6"),
+            ("a/**/x", "1 2 3"),
+            (
+                "a/**",
+                r#"1 2 3 {"x":3} 4 [{"x":3},4] {"x":2,"z":[{"x":3},4]}"#,
             ),
-            None
+            ("a/y/z/**", r#"3 {"x":3} 4"#),
+            ("x/**", ""),
+            ("**/z[*]", r#"{"x":3} 4"#),
+            ("**/[0]/x", "3"),
+            ("*_x", "5"),
+            ("**/y/**/x", "2 3"),
+            ("**/*/**/*/x", "2"),
+            ("**/*/**/*/**/x", "2 3"),
+            ("a.y.*[1]", "4"),
+            (r#"["*"]"#, ""),
+        ] {
+            assert_eq!(values(event, path), expected, "{path}");
+        }
+        assert_eq!(values(r#"[{"a":1},{"a":2}]"#, "[1]/a"), "2");
+        assert_eq!(values(r#"{"\u0061b":1}"#, "a*"), "1");
+    }
+
+    #[test]
+    fn case_is_ignored_where_the_rule_says_so() {
+        let event = br#"{"Headers":{"X-Api-Key":"v"}}"#;
+        let path = |ignore_case| Field::of_path("headers/x-api-*", ignore_case, "/p");
+        assert_eq!(find(event, path(false).expect("valid")), None);
+        assert_eq!(
+            find(event, path(true).expect("valid")).as_deref(),
+            Some("v")
         );
+        let name = Field::of_attribute("headers.x-api-key", true, "/p");
+        assert_eq!(find(event, name.expect("valid")).as_deref(), Some("v"));
+    }
+
+    #[test]
+    fn any_depth_takes_linear_time_and_bounded_stack() {
+        let depth = scanner::MAX_NESTING;
+        let nested = format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        assert_eq!(values(&nested, "**/a").split(' ').count(), depth);
+        assert_eq!(values(&format!(r#"{{"a":{nested}}}"#), "**/a"), "");
+        let paths = ["**/a/**/a/**/a/**/a/**/b", "**/**/a/**", "**/*a*/**/*a*/x"];
+        let inner = r#"{"a":{"a":{"a":1}}}"#;
+        let wide = format!("{{\"m\":[{}]}}", vec![inner; 20_000].join(","));
+        let start = std::time::Instant::now();
+        assert_eq!(all(&wide, &paths).len(), 40_000);
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
@@ -577,14 +674,9 @@ mod tests {
                 .collect();
             assert_eq!(found.join(" "), values, "{path}");
         }
-        for path in [
-            "", ".", "a.", ".a", "a..b", "a[", "a[]", "a[-1]", "a[+1]", "a[x]", "a[0]b", "[0]",
-            "/[0]", "a[\"\"]", "a//b", "/", "a[0", "[*].a",
-        ] {
-            let fault = Field::of_path(path, "/p").expect_err(path);
-            assert_eq!((fault.code, &*fault.pointer), ("invalid_path", "/p"));
-        }
-        assert!(Field::of_path(&"a.".repeat(MAX_DEPTH), "/p").is_err());
+        let fault = Field::of_path("a..b", false, "/p").expect_err("a..b");
+        assert_eq!((fault.code, &*fault.pointer), ("invalid_path", "/p"));
+        assert!(fault.message.contains("write `a.b`"), "{}", fault.message);
     }
 
     #[test]
@@ -592,11 +684,11 @@ mod tests {
         let event = r#"{"a":{"b":[1,2]},"c":"x"}"#;
         let hits = all(event, &["c", "a", "a.b[*]", "a.b[1]", "a.b"]);
         let expected = [
-            (1, "{\"b\":[1,2]}"),
-            (4, "[1,2]"),
             (2, "1"),
             (3, "2"),
             (2, "2"),
+            (4, "[1,2]"),
+            (1, "{\"b\":[1,2]}"),
             (0, "x"),
         ];
         assert_eq!(hits, expected.map(|(field, text)| (field, text.to_owned())));
@@ -609,6 +701,10 @@ mod tests {
             ("/a//b", "invalid_path"),
             ("a[x]", "invalid_path"),
             ("items[*].id", "ambiguous_key"),
+            ("/user/*", "ambiguous_key"),
+            ("user.*", "ambiguous_key"),
+            ("**/id", "ambiguous_key"),
+            ("/user/na*", "ambiguous_key"),
         ] {
             let fault = Field::of_key(key, "/params/key").expect_err(key);
             assert_eq!((fault.code, &*fault.pointer), (code, "/params/key"));
@@ -659,10 +755,10 @@ mod tests {
             };
             expect(0, event["a"].get("a"));
             for (at, element) in event["a"].as_array().into_iter().flatten().enumerate() {
+                expect(2, element.get("b"));
                 if at == 1 {
                     expect(1, Some(element));
                 }
-                expect(2, element.get("b"));
             }
             expect(3, event.get("z"));
             let hits: Vec<(usize, serde_json::Value)> = hits
@@ -689,7 +785,7 @@ mod tests {
             0..60,
         )) {
             let body = [b"{\"a\":".as_slice(), &body].concat();
-            let fields = ["a", "a.a", "a[*]"].map(|path| Field::of_path(path, "/p").expect("valid"));
+            let fields = ["a", "a.a", "a[*]"].map(|path| Field::of_path(path, false, "/p").expect("valid"));
             Fields::new(&fields).locate(&body, |hit| {
                 let _ = text(hit.value);
                 let _ = Number::of(hit.value);

@@ -82,7 +82,7 @@ impl Key {
         self.fields.locate(body, |hit| {
             if hit.rank < ranks[hit.field] {
                 ranks[hit.field] = hit.rank;
-                parts[hit.field] = of_value(json::text(hit.value).as_bytes());
+                parts[hit.field] = of_value(&json::bytes(hit.value));
                 if hit.rank == 0 {
                     open -= 1;
                     if open == 0 {

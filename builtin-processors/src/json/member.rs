@@ -32,7 +32,7 @@ pub(crate) fn find(body: &[u8], key: &str) -> Option<Member> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return None;
     }
-    let mut scanner = Scanner::new(std::str::from_utf8(body).ok()?);
+    let mut scanner = Scanner::new(std::str::from_utf8(body).ok()?.as_bytes());
     if scanner.kind()? != Kind::Object {
         return None;
     }

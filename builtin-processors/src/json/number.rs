@@ -21,9 +21,9 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 impl Number {
     /// Reads the value of a JSON number, or of a string that holds nothing but one.
     pub(crate) fn of(value: &Value<'_>) -> Option<Self> {
-        match value.raw().as_bytes().first()? {
+        match value.raw().first()? {
             b'"' => Self::parse(&value.decoded()?),
-            b'-' | b'0'..=b'9' => Self::parse(value.raw()),
+            b'-' | b'0'..=b'9' => Self::parse(std::str::from_utf8(value.raw()).ok()?),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Steps through JSON text, value by value, without building any of them.
 //!
 //! Strict by RFC 8259, but for what is inside of strings: escapes and control characters there are
-//! taken as they come. Nothing recurses, whatever the event nests. `None` always means that the text
+//! taken as they come, and so are bytes that are no UTF-8. Nothing recurses, whatever the event nests. `None` always means that the text
 //! is malformed or nests too deep; the scanner is of no use then.
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ pub(super) const MAX_NESTING: usize = 128;
 /// Stands somewhere in JSON text, always at the beginning of a token.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
 }
 
@@ -31,34 +31,47 @@ pub(super) enum Kind {
 /// **Shape**: `raw` is one complete JSON value without white space around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value<'a> {
-    raw: &'a str,
+    raw: &'a [u8],
     start: usize,
     escaped: bool,
 }
 
 impl<'a> Value<'a> {
     /// Returns it as it is written; a string with its quotes.
-    pub(crate) fn raw(&self) -> &'a str {
+    pub(crate) fn raw(&self) -> &'a [u8] {
         self.raw
     }
 
-    /// Returns where it begins in the event's body.
+    /// Returns where it begins in the scanner's text.
     pub(crate) fn start(&self) -> usize {
         self.start
     }
 
-    /// Returns what a string says; `None` if it is no string, or its escapes say nothing.
+    /// Returns what a string says; `None` if it is no string, or its escapes say nothing. Bytes that
+    /// are no UTF-8 become replacement characters.
     pub(crate) fn decoded(&self) -> Option<Cow<'a, str>> {
-        let inner = self.raw.strip_prefix('"')?.strip_suffix('"')?;
-        match self.escaped {
-            false => Some(Cow::Borrowed(inner)),
-            true => serde_json::from_str(self.raw).ok().map(Cow::Owned),
+        if let Some(inner) = self.unescaped() {
+            return Some(String::from_utf8_lossy(inner));
         }
+        if self.raw.first() != Some(&b'"') {
+            return None;
+        }
+        let decoded = match std::str::from_utf8(self.raw) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_str(&String::from_utf8_lossy(self.raw)),
+        };
+        decoded.ok().map(Cow::Owned)
+    }
+
+    /// Returns what stands between the quotes of a string without escapes.
+    pub(crate) fn unescaped(&self) -> Option<&'a [u8]> {
+        let inner = self.raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        (!self.escaped).then_some(inner)
     }
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(super) fn new(text: &'a [u8]) -> Self {
         let mut scanner = Self { text, at: 0 };
         scanner.skip_blanks();
         scanner
@@ -68,9 +81,13 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
-    /// Goes to a position that it was at.
-    pub(super) fn go_to(&mut self, position: usize) {
-        self.at = position;
+    /// Returns the object or array that began at `start` and was just closed.
+    pub(super) fn container_from(&self, start: usize) -> Value<'a> {
+        Value {
+            raw: &self.text[start..self.closed_at()],
+            start,
+            escaped: false,
+        }
     }
 
     /// Tells what the next value is.
@@ -101,10 +118,8 @@ impl<'a> Scanner<'a> {
     pub(super) fn key(&mut self) -> Option<Cow<'a, str>> {
         let value = self.string()?;
         self.expect(b':')?;
-        Some(match value.escaped {
-            false => Cow::Borrowed(&value.raw[1..value.raw.len() - 1]),
-            true => value.decoded().unwrap_or(Cow::Borrowed(value.raw)),
-        })
+        let written = || String::from_utf8_lossy(value.raw);
+        Some(value.decoded().unwrap_or_else(written))
     }
 
     /// Goes on behind the value of a member; says whether there is another member.
@@ -199,7 +214,7 @@ impl<'a> Scanner<'a> {
 
     /// Returns where the bracket that was just closed ends: behind it may be white space only.
     fn closed_at(&self) -> usize {
-        let before = &self.text.as_bytes()[..self.at];
+        let before = &self.text[..self.at];
         let blanks = before.iter().rev().take_while(|byte| is_blank(**byte));
         self.at - blanks.count()
     }
@@ -221,7 +236,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips a string and white space; returns where it ended, and whether it holds escapes.
     fn skip_string(&mut self) -> Option<(usize, bool)> {
-        let bytes = self.text.as_bytes();
+        let bytes = self.text;
         if bytes.get(self.at) != Some(&b'"') {
             return None;
         }
@@ -242,7 +257,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_number(&mut self) -> Option<usize> {
-        let bytes = self.text.as_bytes();
+        let bytes = self.text;
         let digits = |from: usize| {
             let digits = bytes[from..]
                 .iter()
@@ -282,7 +297,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_literal(&mut self) -> Option<usize> {
-        let rest = &self.text.as_bytes()[self.at..];
+        let rest = &self.text[self.at..];
         let literal = ["true", "false", "null"]
             .into_iter()
             .find(|literal| rest.starts_with(literal.as_bytes()))?;
@@ -314,7 +329,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.get(self.at).copied()
     }
 
     /// Goes behind the byte, an ASCII one, and the white space behind it.

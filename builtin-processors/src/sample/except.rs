@@ -35,6 +35,7 @@ struct Params {
     value: Option<Literal>,
     values: Option<Vec<Literal>>,
     pattern: Option<String>,
+    // Of texts for one form, of the names of fields for the other.
     ignore_case: Option<bool>,
     attribute: Option<String>,
     path: Option<String>,
@@ -107,19 +108,12 @@ impl Exception {
             || params.operator.is_some()
             || params.all.is_some()
             || params.any.is_some();
-        let by_text = params.pattern.is_some() || params.ignore_case.is_some();
-        if by_fields && by_text {
-            let name = match params.pattern {
-                Some(_) => "pattern",
-                None => "ignore_case",
-            };
+        if by_fields && params.pattern.is_some() {
             return Err(RuleError::new(
                 "conflicting_params",
-                format!("{pointer}/{name}"),
-                format!(
-                    "`{name}` looks at the whole event, and the exception is about its fields; make \
-                     it two exceptions, or use the operator `regex`"
-                ),
+                format!("{pointer}/pattern"),
+                "`pattern` looks at the whole event, and the exception is about its fields; make it \
+                 two exceptions, or use the operator `regex`",
             ));
         }
         if by_fields {
@@ -130,6 +124,7 @@ impl Exception {
                     operator: params.operator,
                     value: params.value,
                     values: params.values,
+                    ignore_case: params.ignore_case,
                 },
                 all: params.all,
                 any: params.any,
