@@ -125,11 +125,6 @@ impl Glob {
         }
     }
 
-    /// Says whether upper and lower case are alike.
-    pub(crate) fn ignores_case(&self) -> bool {
-        self.ignore_case
-    }
-
     /// Returns what stands behind the part, with which the key must begin.
     fn behind<'k>(&self, key: &'k str, part: &Part) -> Option<&'k str> {
         let mut chars = key.chars();
