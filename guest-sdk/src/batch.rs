@@ -12,35 +12,58 @@
 
 use std::mem;
 
-use self::index::Index;
+use self::{
+    index::Index,
+    interruption::{Aside, Interruption},
+};
 use crate::{Editor, Event, changes::Changes, editor::Closures};
+pub use interruption::Interrupted;
 
 mod index;
+mod interruption;
 
 /// What the body of an event becomes when a rule that must hide it could not be applied.
 pub const WITHHELD: &[u8] = b"[withheld by streamgate]";
 
-/// Rewritten events of one batch may take this many times the batch's buffer, and
-/// [`REWRITE_ALLOWANCE`] more. Beyond it [`Rewrite::push`] fails: a replacement that is longer than
-/// what it replaces must not turn 256 KiB of input into gigabytes.
-pub const REWRITE_FACTOR: usize = 4;
+/// An event may grow in one rule to this many times its length, and [`REWRITE_ALLOWANCE`] more; see
+/// [`rewrite_limit`].
+pub const REWRITE_FACTOR: usize = 16;
 
-/// See [`REWRITE_FACTOR`]; in bytes. It leaves room for small batches.
-pub const REWRITE_ALLOWANCE: usize = 64 * 1024;
+/// See [`REWRITE_FACTOR`]; in bytes. It leaves room for short events.
+pub const REWRITE_ALLOWANCE: usize = 4096;
+
+/// Rewritten events of one batch may take this much together, in bytes, as they are now: what became
+/// of former versions of them does not count. Beyond it [`Rewrite::push`] fails.
+pub const MAX_REWRITTEN_BYTES: usize = 16 * 1024 * 1024;
+
+/// Returns how long a body of `body_len` bytes may become in one rule: a replacement that is longer
+/// than what it replaces must not turn 256 KiB of input into gigabytes.
+///
+/// It depends on the event alone. A rule that kept to what its batch has room for would treat an event
+/// one way among few others, and another way among many.
+pub const fn rewrite_limit(body_len: usize) -> usize {
+    body_len
+        .saturating_mul(REWRITE_FACTOR)
+        .saturating_add(REWRITE_ALLOWANCE)
+}
 
 /// Events that travel together.
 ///
-/// **Shape**: `bytes` is what was read; `annex` holds events that were rewritten to another length.
-/// `runs` are the survivors, in order: each run is a whole number of events, in one of the two
-/// buffers. `events` is how many events the runs hold. With an `index`, `bytes` stays as it came, and
-/// every rewritten event is in the annex.
+/// **Shape**: `bytes` is what was read; `overflow` holds events that were rewritten to another length,
+/// and what is left of former versions of them: `live_bytes` of it belong to survivors. `runs` are the
+/// survivors, in order: each run is a whole number of events, in one of the two buffers. `events` is
+/// how many events the runs hold. With an `index`, `bytes` stays as it came, and every rewritten event
+/// is in the overflow. After a panic in an edit, some survivors may be `aside`.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    annex: Vec<u8>,
+    overflow: Vec<u8>,
+    live_bytes: usize,
     runs: Vec<Run>,
     events: usize,
     index: Option<Index>,
+    interruption: Option<Interruption>,
+    aside: Aside,
     // Scratch of `edit`, kept so that the steady state allocates nothing.
     next_runs: Vec<Run>,
     rewritten: Vec<u8>,
@@ -49,7 +72,7 @@ pub struct Batch {
 /// Room to edit batches in, one after the other: whoever edits many has one, and the batches none.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    annex: Vec<u8>,
+    overflow: Vec<u8>,
     next_runs: Vec<Run>,
     rewritten: Vec<u8>,
 }
@@ -67,7 +90,7 @@ impl Scratch {
 struct Run {
     start: u32,
     end: u32,
-    annexed: bool,
+    overflowed: bool,
 }
 
 /// What [`Batch::edit`] does with the events that were not pointed at.
@@ -108,7 +131,7 @@ pub struct Rewrite<'a> {
     room: usize,
 }
 
-/// The new body of an event does not fit; see [`REWRITE_FACTOR`].
+/// The new body of an event does not fit; see [`MAX_REWRITTEN_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
@@ -116,8 +139,8 @@ impl Rewrite<'_> {
     /// Appends to the new body.
     ///
     /// # Errors
-    /// [`NoRoom`] if the rewritten events of this batch would exceed their bound; nothing was
-    /// appended, and the caller must return another verdict than [`Verdict::Replace`].
+    /// [`NoRoom`] if the rewritten events of this batch would exceed [`MAX_REWRITTEN_BYTES`]; nothing
+    /// was appended, and the caller must return another verdict than [`Verdict::Replace`].
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
         if bytes.len() > self.room {
             return Err(NoRoom);
@@ -127,7 +150,8 @@ impl Rewrite<'_> {
         Ok(())
     }
 
-    /// Returns how many bytes more may be pushed.
+    /// Returns how many bytes more may be pushed: what the batch has room for. How much one event may
+    /// grow is another matter, see [`rewrite_limit`].
     pub fn room(&self) -> usize {
         self.room
     }
@@ -196,7 +220,7 @@ impl Batch {
     /// If it was not made by [`from_columns`](Self::from_columns).
     pub(crate) fn changes(&self) -> Changes {
         let index = self.index.as_ref().expect("the batch came as columns");
-        index.changes(&self.runs, self.events, &self.bytes, &self.annex)
+        index.changes(&self.runs, self.events, &self.bytes, &self.overflow)
     }
 
     /// Returns the whole buffer, for a reader to fill. What it holds beyond the filled part is
@@ -214,9 +238,9 @@ impl Batch {
     pub fn footprint(&self) -> usize {
         let runs = self.runs.capacity() + self.next_runs.capacity();
         self.bytes.capacity()
-            + self.annex.capacity()
+            + self.overflow.capacity()
             + self.rewritten.capacity()
-            + runs * size_of::<Run>()
+            + (runs + self.aside.capacity()) * size_of::<Run>()
             + self.index.as_ref().map_or(0, Index::footprint)
     }
 
@@ -232,7 +256,10 @@ impl Batch {
         );
         self.events = count_events(bytes);
         self.index = None;
-        self.annex.clear();
+        self.overflow.clear();
+        self.live_bytes = 0;
+        self.interruption = None;
+        self.aside = Aside::default();
         self.runs.clear();
         if filled > 0 {
             self.runs.push(Run::new(0, filled, false));
@@ -241,8 +268,8 @@ impl Batch {
 
     /// Lends the batch room to be edited in; [`settle`](Self::settle) takes it back.
     pub fn lend(&mut self, scratch: &mut Scratch) {
-        if self.annex.is_empty() {
-            mem::swap(&mut self.annex, &mut scratch.annex);
+        if self.overflow.is_empty() {
+            mem::swap(&mut self.overflow, &mut scratch.overflow);
         }
         mem::swap(&mut self.next_runs, &mut scratch.next_runs);
         mem::swap(&mut self.rewritten, &mut scratch.rewritten);
@@ -252,26 +279,26 @@ impl Batch {
     /// rewritten, and all of them fit into the batch's own buffer, they are moved together at its front,
     /// and are one slice then. What it was lent goes back.
     pub fn settle(&mut self, scratch: &mut Scratch) {
+        self.rejoin();
         if self.index.is_some() {
             return;
         }
-        let much = self.annex.len() >= self.bytes.len() / 8;
-        let rest = match much && self.fits_in_front() {
-            true => {
-                self.lay_together();
-                Vec::new()
-            }
-            false => self.annex.as_slice().to_vec(),
-        };
-        scratch.annex = mem::replace(&mut self.annex, rest);
-        scratch.annex.clear();
+        let much = self.live_bytes >= self.bytes.len() / 8;
+        if much && self.fits_in_front() {
+            self.lay_together();
+            scratch.overflow = mem::take(&mut self.overflow);
+        } else {
+            let exact = Vec::with_capacity(self.live_bytes);
+            scratch.overflow = self.move_overflow_to(exact);
+        }
+        scratch.overflow.clear();
         scratch.next_runs = mem::take(&mut self.next_runs);
         if self.runs.capacity() > scratch.next_runs.capacity() {
             let exact = self.runs.as_slice().to_vec();
             scratch.next_runs = mem::replace(&mut self.runs, exact);
         }
         scratch.rewritten = mem::take(&mut self.rewritten);
-        scratch.annex.shrink_to(Scratch::MOST_BYTES);
+        scratch.overflow.shrink_to(Scratch::MOST_BYTES);
         scratch.rewritten.shrink_to(Scratch::MOST_BYTES);
         scratch.next_runs.clear();
         scratch
@@ -279,13 +306,46 @@ impl Batch {
             .shrink_to(Scratch::MOST_BYTES / size_of::<Run>());
     }
 
+    /// Moves what is live of the overflow to `target`, which is empty, in the order of the survivors;
+    /// returns what held it before.
+    fn move_overflow_to(&mut self, mut target: Vec<u8>) -> Vec<u8> {
+        let mut kept = Kept {
+            runs: mem::take(&mut self.next_runs),
+        };
+        kept.runs.clear();
+        for run in &self.runs {
+            if !run.overflowed {
+                kept.runs.push(*run);
+                continue;
+            }
+            let start = target.len();
+            target.extend_from_slice(run.of(&self.bytes, &self.overflow));
+            kept.push(start, target.len(), true);
+        }
+        debug_assert_eq!(target.len(), self.live_bytes, "nothing else is live");
+        self.next_runs = mem::replace(&mut self.runs, kept.runs);
+        mem::replace(&mut self.overflow, target)
+    }
+
+    /// Removes from the overflow what is not live, if that is more than what is: so the buffer does not
+    /// grow with the number of rules. Each byte that is moved pays for one that goes.
+    fn compact(&mut self) {
+        // An index counts on it that the overflow only grows. What is aside has its place in there too.
+        let is_whole = self.index.is_none() && self.aside.is_empty();
+        if is_whole && self.overflow.len() - self.live_bytes > self.live_bytes {
+            let mut target = mem::take(&mut self.rewritten);
+            target.clear();
+            self.rewritten = self.move_overflow_to(target);
+        }
+    }
+
     fn lay_together(&mut self) {
         let mut end = 0;
         for run in &self.runs {
             let (start, len) = (run.start as usize, run.len());
-            match run.annexed {
+            match run.overflowed {
                 true => {
-                    let rewritten = &self.annex[start..start + len];
+                    let rewritten = &self.overflow[start..start + len];
                     self.bytes[end..end + len].copy_from_slice(rewritten);
                 }
                 false => self.bytes.copy_within(start..start + len, end),
@@ -293,6 +353,7 @@ impl Batch {
             end += len;
         }
         self.runs.clear();
+        self.live_bytes = 0;
         if end > 0 {
             self.runs.push(Run::new(0, end, false));
         }
@@ -303,7 +364,7 @@ impl Batch {
     fn fits_in_front(&self) -> bool {
         let mut end = 0;
         for run in &self.runs {
-            if !run.annexed && end > run.start as usize {
+            if !run.overflowed && end > run.start as usize {
                 return false;
             }
             end += run.len();
@@ -319,8 +380,11 @@ impl Batch {
         self.runs.shrink_to(RESTING_BYTES / size_of::<Run>());
         self.next_runs.clear();
         self.next_runs.shrink_to(RESTING_BYTES / size_of::<Run>());
-        self.annex.clear();
-        self.annex.shrink_to(RESTING_BYTES);
+        self.overflow.clear();
+        self.overflow.shrink_to(RESTING_BYTES);
+        self.live_bytes = 0;
+        self.interruption = None;
+        self.aside = Aside::default();
         self.rewritten.clear();
         self.rewritten.shrink_to(RESTING_BYTES);
         self.index = None;
@@ -344,13 +408,15 @@ impl Batch {
 
     /// Iterates over the survivors as slices of whole events, neighbours in one.
     pub fn slices(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
-        self.runs.iter().map(|run| run.of(&self.bytes, &self.annex))
+        self.runs
+            .iter()
+            .map(|run| run.of(&self.bytes, &self.overflow))
     }
 
     /// Iterates over the surviving events.
     pub fn iter(&self) -> impl Iterator<Item = Event<'_>> {
         self.runs.iter().flat_map(|run| {
-            let slice = run.of(&self.bytes, &self.annex);
+            let slice = run.of(&self.bytes, &self.overflow);
             Events {
                 slice,
                 start: 0,
@@ -414,45 +480,48 @@ impl Batch {
     }
 
     /// Edits the events that `editor` points at, as [`edit`](Self::edit) does with two closures.
+    ///
+    /// If the editor panics, the batch has what was decided until then, the event that was being
+    /// decided on as it was, and the rest untouched; see [`isolate_interrupted`](Self::isolate_interrupted).
     // One loop with and without an index, which is asked for once an event: two copies of it keep
     // `next` and `decide` from being inlined.
     pub fn edit_with(&mut self, rest: Rest, editor: &mut impl Editor) -> Edited {
-        let mut edited = Edited::default();
-        let runs = mem::take(&mut self.runs);
-        let mut kept = Kept {
-            runs: mem::take(&mut self.next_runs),
-        };
-        kept.runs.clear();
+        self.compact();
+        let mut edit = Edit::begin(self);
         // With an index: the number in `bytes` of the event to look at next, or of one before it.
         let mut in_bytes = 0;
-        for run in &runs {
+        while let Some(&run) = edit.runs.get(edit.number) {
             let base = run.start as usize;
-            // Where the stretch to keep began, and where the next event to look at begins.
-            let mut keep_from = 0;
-            let mut at = 0;
+            (edit.keep_from, edit.at) = (0, 0);
             // With an index: the number of that event in its buffer.
-            let mut number = match &self.index {
+            let mut number = match &edit.batch.index {
                 None => 0,
-                Some(index) if run.annexed => index.number_of(*run, 0),
-                Some(index) => index.number_of(*run, in_bytes),
+                Some(index) if run.overflowed => index.number_of(run, 0),
+                Some(index) => index.number_of(run, in_bytes),
             };
             loop {
-                let slice = run.of(&self.bytes, &self.annex);
+                let batch = &mut *edit.batch;
+                let slice = run.of(&batch.bytes, &batch.overflow);
+                let at = edit.at;
                 let hit = editor.next(slice, at).filter(|&hit| hit < slice.len());
                 let Some(hit) = hit else {
+                    let mut keep_to = slice.len();
                     if rest == Rest::Drop {
-                        edited.dropped += match &self.index {
+                        edit.edited.dropped += match &batch.index {
                             None => count_events(&slice[at..]),
-                            Some(index) => index.number_behind(*run, number) - number,
+                            Some(index) => index.number_behind(run, number) - number,
                         } as u64;
-                        kept.push(base + keep_from, base + at, run.annexed);
-                    } else {
-                        kept.push(base + keep_from, base + slice.len(), run.annexed);
+                        if run.overflowed {
+                            batch.live_bytes -= slice.len() - at;
+                        }
+                        keep_to = at;
                     }
+                    edit.kept
+                        .push(base + edit.keep_from, base + keep_to, run.overflowed);
                     break;
                 };
                 debug_assert!(hit >= at, "`next` goes forward");
-                let (start, end, passed) = match &self.index {
+                let (start, end, passed) = match &batch.index {
                     None => {
                         let start =
                             memchr::memrchr(b'\n', &slice[at..hit]).map_or(at, |i| at + i + 1);
@@ -461,78 +530,90 @@ impl Batch {
                         (start, end, 0)
                     }
                     Some(index) => {
-                        let found = index.number_at(*run, number, hit);
-                        let (start, end) = index.bounds(*run, found);
+                        let found = index.number_at(run, number, hit);
+                        let (start, end) = index.bounds(run, found);
                         let passed = found - number;
                         number = found + 1;
                         (start, end, passed)
                     }
                 };
                 if rest == Rest::Drop && at < start {
-                    edited.dropped += match &self.index {
+                    edit.edited.dropped += match &batch.index {
                         None => count_events(&slice[at..start]),
                         Some(_) => passed,
                     } as u64;
-                    kept.push(base + keep_from, base + at, run.annexed);
-                    keep_from = start;
+                    if run.overflowed {
+                        batch.live_bytes -= start - at;
+                    }
+                    edit.kept
+                        .push(base + edit.keep_from, base + at, run.overflowed);
+                    edit.keep_from = start;
                 }
-                at = end;
+                (edit.at, edit.deciding_to) = (start, end);
 
-                self.rewritten.clear();
-                let room = (REWRITE_FACTOR * self.bytes.len() + REWRITE_ALLOWANCE)
-                    .saturating_sub(self.annex.len());
+                batch.rewritten.clear();
+                let room = MAX_REWRITTEN_BYTES.saturating_sub(batch.live_bytes);
                 let event = Event::at(&slice[start..end], start);
                 let mut rewrite = Rewrite {
-                    body: &mut self.rewritten,
+                    body: &mut batch.rewritten,
                     room,
                 };
-                match editor.decide(event, &mut rewrite) {
+                let verdict = editor.decide(event, &mut rewrite);
+                (edit.at, edit.deciding_to) = (end, 0);
+                match verdict {
                     Verdict::Keep => continue,
                     Verdict::Drop => {
-                        edited.dropped += 1;
-                        kept.push(base + keep_from, base + start, run.annexed);
-                        keep_from = end;
+                        edit.edited.dropped += 1;
+                        if run.overflowed {
+                            batch.live_bytes -= end - start;
+                        }
+                        edit.kept
+                            .push(base + edit.keep_from, base + start, run.overflowed);
+                        edit.keep_from = end;
                         continue;
                     }
                     Verdict::Replace => {}
                     Verdict::Withhold => {
-                        self.rewritten.clear();
-                        self.rewritten.extend_from_slice(WITHHELD);
+                        batch.rewritten.clear();
+                        batch.rewritten.extend_from_slice(WITHHELD);
                     }
                 }
-                edited.changed += 1;
+                edit.edited.changed += 1;
                 // A line feed in a replacement would forge an event.
-                replace_line_feeds(&mut self.rewritten);
+                replace_line_feeds(&mut batch.rewritten);
                 let (body_len, terminator_len) = (event.body().len(), event.terminator().len());
-                if self.rewritten.len() == body_len && self.index.is_none() {
-                    let buffer = if run.annexed {
-                        &mut self.annex
+                if batch.rewritten.len() == body_len && batch.index.is_none() {
+                    let buffer = if run.overflowed {
+                        &mut batch.overflow
                     } else {
-                        &mut self.bytes
+                        &mut batch.bytes
                     };
                     let start = base + start;
-                    buffer[start..start + body_len].copy_from_slice(&self.rewritten);
+                    buffer[start..start + body_len].copy_from_slice(&batch.rewritten);
                 } else {
-                    kept.push(base + keep_from, base + start, run.annexed);
-                    keep_from = end;
-                    let annex_start = self.annex.len();
-                    self.annex.extend_from_slice(&self.rewritten);
+                    edit.kept
+                        .push(base + edit.keep_from, base + start, run.overflowed);
+                    edit.keep_from = end;
+                    let overflow_start = batch.overflow.len();
+                    batch.overflow.extend_from_slice(&batch.rewritten);
                     let terminator: &[u8] = if terminator_len == 2 { b"\r\n" } else { b"\n" };
-                    self.annex.extend_from_slice(terminator);
-                    if let Some(index) = &mut self.index {
-                        index.annex(*run, number - 1, self.annex.len());
+                    batch.overflow.extend_from_slice(terminator);
+                    if let Some(index) = &mut batch.index {
+                        index.overflow(run, number - 1, batch.overflow.len());
                     }
-                    kept.push(annex_start, self.annex.len(), true);
+                    batch.live_bytes += batch.overflow.len() - overflow_start;
+                    if run.overflowed {
+                        batch.live_bytes -= end - start;
+                    }
+                    edit.kept.push(overflow_start, batch.overflow.len(), true);
                 }
             }
-            if !run.annexed {
+            if !run.overflowed {
                 in_bytes = number;
             }
+            edit.number += 1;
         }
-        self.next_runs = runs;
-        self.runs = kept.runs;
-        self.events -= usize::try_from(edited.dropped).expect("no more than the batch had");
-        edited
+        edit.end()
     }
 }
 
@@ -585,12 +666,12 @@ fn replace_line_feeds(body: &mut [u8]) {
 }
 
 impl Run {
-    fn new(start: usize, end: usize, annexed: bool) -> Self {
+    fn new(start: usize, end: usize, overflowed: bool) -> Self {
         let offset = |at| u32::try_from(at).expect("buffers are bounded far below 4 GiB");
         Self {
             start: offset(start),
             end: offset(end),
-            annexed,
+            overflowed,
         }
     }
 
@@ -598,9 +679,93 @@ impl Run {
         (self.end - self.start) as usize
     }
 
-    fn of<'a>(self, bytes: &'a [u8], annex: &'a [u8]) -> &'a [u8] {
-        let buffer = if self.annexed { annex } else { bytes };
+    fn of<'a>(self, bytes: &'a [u8], overflow: &'a [u8]) -> &'a [u8] {
+        let buffer = if self.overflowed { overflow } else { bytes };
         &buffer[self.start as usize..self.end as usize]
+    }
+}
+
+/// An edit that is under way. If a panic ends it, the batch gets its events back.
+struct Edit<'a> {
+    batch: &'a mut Batch,
+    /// The survivors of the edits before.
+    runs: Vec<Run>,
+    /// The number of the run that is edited.
+    number: usize,
+    /// Where in it the stretch to keep began, and where the event to look at next begins.
+    keep_from: usize,
+    at: usize,
+    /// The end of the event at `at` while it is being decided on; 0 otherwise.
+    deciding_to: usize,
+    kept: Kept,
+    edited: Edited,
+}
+
+impl<'a> Edit<'a> {
+    fn begin(batch: &'a mut Batch) -> Self {
+        let mut kept = Kept {
+            runs: mem::take(&mut batch.next_runs),
+        };
+        kept.runs.clear();
+        if batch.aside.is_one_by_one() {
+            batch.take_apart();
+        }
+        batch.interruption = None;
+        Self {
+            runs: mem::take(&mut batch.runs),
+            batch,
+            number: 0,
+            keep_from: 0,
+            at: 0,
+            deciding_to: 0,
+            kept,
+            edited: Edited::default(),
+        }
+    }
+
+    /// Ends an edit that has reached the last event.
+    fn end(mut self) -> Edited {
+        self.batch.runs = mem::take(&mut self.kept.runs);
+        self.edited
+    }
+}
+
+impl Drop for Edit<'_> {
+    fn drop(&mut self) {
+        let batch = &mut *self.batch;
+        if let Some(run) = self.runs.get(self.number).copied() {
+            // It is a panic that ends it.
+            let base = run.start as usize;
+            let one_by_one = batch.aside.is_one_by_one();
+            if self.deciding_to == 0 && one_by_one && self.at == 0 {
+                // The slice that was searched is one event.
+                self.deciding_to = run.len();
+            }
+            self.kept
+                .push(base + self.keep_from, base + self.at, run.overflowed);
+            let runs = &mut self.kept.runs;
+            let decided_runs = runs.len();
+            let has_event = self.deciding_to > self.at;
+            let mut from = self.at;
+            if has_event {
+                from = self.deciding_to;
+                runs.push(Run::new(base + self.at, base + from, run.overflowed));
+            }
+            if from < run.len() {
+                runs.push(Run::new(base + from, base + run.len(), run.overflowed));
+            }
+            runs.extend_from_slice(&self.runs[self.number + 1..]);
+            batch.runs = mem::take(runs);
+            batch.interruption = Some(Interruption {
+                decided_runs,
+                has_event,
+                edited: self.edited,
+            });
+        }
+        batch.next_runs = mem::take(&mut self.runs);
+        // No more than the batch had; a panic here would abort.
+        let dropped = usize::try_from(self.edited.dropped).unwrap_or(usize::MAX);
+        batch.events = batch.events.saturating_sub(dropped);
     }
 }
 
@@ -610,13 +775,15 @@ struct Kept {
 }
 
 impl Kept {
-    fn push(&mut self, start: usize, end: usize, annexed: bool) {
+    fn push(&mut self, start: usize, end: usize, overflowed: bool) {
         if start == end {
             return;
         }
-        let run = Run::new(start, end, annexed);
+        let run = Run::new(start, end, overflowed);
         match self.runs.last_mut() {
-            Some(last) if last.annexed == annexed && last.end == run.start => last.end = run.end,
+            Some(last) if last.overflowed == overflowed && last.end == run.start => {
+                last.end = run.end
+            }
             _ => self.runs.push(run),
         }
     }
@@ -741,7 +908,7 @@ mod tests {
             batch.settle(&mut scratch);
             prop_assert_eq!(text(&batch), before);
             prop_assert_eq!(batch.events(), events);
-            prop_assert_eq!(batch.annex.capacity(), batch.annex.len());
+            prop_assert_eq!(batch.overflow.capacity(), batch.overflow.len());
             prop_assert_eq!(batch.rewritten.capacity(), 0);
             // It can be used as any other.
             batch.retain(|event| event.body() != b"a");
@@ -758,13 +925,13 @@ mod tests {
         assert_eq!(batch.slices().len(), 3);
         batch.settle(&mut Scratch::default());
         assert_eq!(batch.slices().collect::<Vec<_>>(), [b"x\nbbbb\nx\n"]);
-        assert_eq!(batch.annex.capacity(), 0);
+        assert_eq!(batch.overflow.capacity(), 0);
     }
 
     #[test]
     fn rewriting_is_bounded() {
         let mut batch = Batch::from_lines("a\nb\n");
-        let huge = vec![b'x'; REWRITE_ALLOWANCE + 100];
+        let huge = vec![b'x'; MAX_REWRITTEN_BYTES + 1];
         let edited = batch.edit(Rest::Keep, every_event, |_, rewrite| {
             match rewrite.push(&huge) {
                 Ok(()) => Verdict::Replace,
@@ -772,7 +939,100 @@ mod tests {
             }
         });
         assert_eq!(edited.changed, 2);
-        assert_eq!(text(&batch), [WITHHELD, b"\n", WITHHELD, b"\n"].concat());
+        assert!(text(&batch) == [WITHHELD, b"\n", WITHHELD, b"\n"].concat());
+    }
+
+    #[test]
+    fn many_rules_in_a_row_take_no_more_room_than_one() {
+        let line = "x".repeat(500) + "\n";
+        let mut batch = Batch::from_lines(line.repeat(500));
+        for round in 0..40_u8 {
+            let edited = batch.edit_each(|event, rewrite| {
+                let more = [event.body(), &[b'a' + round % 26]].concat();
+                rewrite.replace(&more)
+            });
+            assert_eq!((edited.dropped, edited.changed), (0, 500));
+            assert_eq!(batch.live_bytes, 500 * (502 + usize::from(round)));
+            // What one edit leaves behind, on top of twice what is live.
+            assert!(batch.overflow.len() <= 3 * batch.live_bytes);
+        }
+        assert!(batch.iter().all(|event| event.body().len() == 540));
+        batch.settle(&mut Scratch::default());
+        assert_eq!(batch.overflow.capacity(), batch.live_bytes);
+    }
+
+    #[test]
+    fn dropped_events_make_room() {
+        let mut batch = Batch::from_lines("a\nb\n");
+        let large = vec![b'x'; MAX_REWRITTEN_BYTES / 2 + 1];
+        for _ in 0..3 {
+            let edited = batch.edit_each(|event, rewrite| match event.body().len() {
+                1 => rewrite.replace(&large),
+                _ => rewrite.replace(b"-"),
+            });
+            assert_eq!(edited.changed, 2);
+            let bodies: Vec<usize> = batch.iter().map(|event| event.body().len()).collect();
+            match bodies.as_slice() {
+                [1, 1] => {}
+                [first, second] => {
+                    assert_eq!([*first, *second], [large.len(), WITHHELD.len()]);
+                    assert_eq!(batch.retain(|event| event.body().len() > 100), 1);
+                    assert_eq!(batch.live_bytes, large.len() + 1);
+                    batch = Batch::from_lines("a\nb\n");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// What the rules of a chain do to a body: they grow it, shrink it, keep it and drop it.
+    fn chained(body: &[u8], step: u8) -> Option<Option<Vec<u8>>> {
+        let sum = body
+            .iter()
+            .fold(step, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
+        match sum % 8 {
+            0 => Some(None),
+            1..3 => None,
+            3 => Some(Some(body[body.len() / 2..].to_vec())),
+            4 => Some(Some([body, &b"0123456789abcdef".repeat(4)].concat())),
+            5 => Some(Some(body.iter().rev().copied().collect())),
+            6 => Some(Some([b"+", body, body].concat())),
+            _ => Some(Some([body, b"!"].concat())),
+        }
+    }
+
+    fn run_chain(batch: &mut Batch, steps: &[u8]) -> Vec<u8> {
+        let mut scratch = Scratch::default();
+        batch.lend(&mut scratch);
+        for &step in steps {
+            batch.edit_each(|event, rewrite| match chained(event.body(), step) {
+                None => Verdict::Keep,
+                Some(None) => Verdict::Drop,
+                Some(Some(body)) => rewrite.replace(&body),
+            });
+            let overflowed = batch.runs.iter().filter(|run| run.overflowed);
+            let live: usize = overflowed.map(|run| run.len()).sum();
+            assert_eq!(batch.live_bytes, live);
+        }
+        let before = text(batch);
+        batch.settle(&mut scratch);
+        assert_eq!(text(batch), before);
+        before
+    }
+
+    proptest! {
+        #[test]
+        fn events_alone_become_what_they_become_among_others(
+            lines in prop::collection::vec("[a-z]{0,40}\r?\n", 0..60),
+            steps in prop::collection::vec(any::<u8>(), 1..=10),
+        ) {
+            let mut together = Batch::from_lines(lines.concat());
+            let alone: Vec<u8> = lines
+                .iter()
+                .flat_map(|line| run_chain(&mut Batch::from_lines(line.as_str()), &steps))
+                .collect();
+            prop_assert_eq!(run_chain(&mut together, &steps), alone);
+        }
     }
 
     #[test]
@@ -982,8 +1242,8 @@ mod tests {
             rewrite.replace(b"all")
         });
         assert_eq!(text(&batch), b"all\n");
-        batch.edit_each(|_, rewrite| rewrite.replace(&[b'x'; 2 * REWRITE_ALLOWANCE]));
-        assert_eq!(text(&batch), [WITHHELD, b"\n"].concat());
+        batch.edit_each(|_, rewrite| rewrite.replace(&vec![b'x'; MAX_REWRITTEN_BYTES + 1]));
+        assert!(text(&batch) == [WITHHELD, b"\n"].concat());
     }
 
     fn lines_from(slice: &[u8], from: usize) -> Event<'_> {

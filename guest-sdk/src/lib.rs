@@ -34,8 +34,8 @@
 //! for `wasm32-unknown-unknown` alike.
 
 pub use batch::{
-    Batch, Edited, NoRoom, REWRITE_ALLOWANCE, REWRITE_FACTOR, Rest, Rewrite, Scratch, Verdict,
-    WITHHELD, count_events, every_event,
+    Batch, Edited, Interrupted, MAX_REWRITTEN_BYTES, NoRoom, REWRITE_ALLOWANCE, REWRITE_FACTOR,
+    Rest, Rewrite, Scratch, Verdict, WITHHELD, count_events, every_event, rewrite_limit,
 };
 pub use configure::{Configure, parse_config};
 pub use editor::Editor;

@@ -9,12 +9,12 @@ use crate::{Event, changes::Changes};
 
 /// Where the events of a batch end in its two buffers.
 ///
-/// **Shape**: `ends` is as it came. `annex_ends` ascends, as the annex only grows; `owners` says which
+/// **Shape**: `ends` is as it came. `overflow_ends` ascends, as the overflow only grows; `owners` says which
 /// event of `ends` each of them is a new form of, and the latest form of an event counts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     ends: Vec<u32>,
-    annex_ends: Vec<u32>,
+    overflow_ends: Vec<u32>,
     owners: Vec<u32>,
 }
 
@@ -28,7 +28,7 @@ impl Index {
     }
 
     pub(super) fn footprint(&self) -> usize {
-        (self.ends.capacity() + self.annex_ends.capacity() + self.owners.capacity())
+        (self.ends.capacity() + self.overflow_ends.capacity() + self.owners.capacity())
             * size_of::<u32>()
     }
 
@@ -70,15 +70,15 @@ impl Index {
     }
 
     /// Notes that event `number` of the buffer of `run` has a new form, which ends at `end` in the
-    /// annex.
-    pub(super) fn annex(&mut self, run: Run, number: usize, end: usize) {
-        let owner = if run.annexed {
+    /// overflow.
+    pub(super) fn overflow(&mut self, run: Run, number: usize, end: usize) {
+        let owner = if run.overflowed {
             self.owners[number]
         } else {
             offset(number)
         };
         self.owners.push(owner);
-        self.annex_ends.push(offset(end));
+        self.overflow_ends.push(offset(end));
     }
 
     /// Tells what became of the events. `runs` are the survivors, `events` of them.
@@ -87,7 +87,7 @@ impl Index {
         runs: &[Run],
         events: usize,
         bytes: &[u8],
-        annex: &[u8],
+        overflow: &[u8],
     ) -> Changes {
         let mut changes = Changes {
             dropped: Vec::with_capacity(self.ends.len() - events),
@@ -96,7 +96,7 @@ impl Index {
         // The first event whose fate is not told yet.
         let mut next = 0;
         for run in runs {
-            if !run.annexed {
+            if !run.overflowed {
                 let first = self.number_of(*run, next as usize);
                 changes.dropped.extend(next..offset(first));
                 next = offset(self.number_behind(*run, first));
@@ -107,12 +107,12 @@ impl Index {
             for number in first..self.number_behind(*run, first) {
                 let owner = self.owners[number];
                 changes.dropped.extend(next..owner);
-                let end = self.annex_ends[number] as usize;
+                let end = self.overflow_ends[number] as usize;
                 // The terminator that it came with is what the gate will put behind the body: a
                 // body that ends in `\r` only looks as if it had brought a longer one.
                 let (came_from, came_to) = bounds(&self.ends, owner as usize);
                 let terminator = Event::new(&bytes[came_from..came_to]).terminator();
-                changes.replace(owner, &annex[start..end - terminator.len()]);
+                changes.replace(owner, &overflow[start..end - terminator.len()]);
                 start = end;
                 next = owner + 1;
             }
@@ -122,8 +122,8 @@ impl Index {
     }
 
     fn buffer(&self, run: Run) -> &[u32] {
-        if run.annexed {
-            &self.annex_ends
+        if run.overflowed {
+            &self.overflow_ends
         } else {
             &self.ends
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use streamgate_guest::{MAX_REWRITTEN_BYTES, rewrite_limit};
 use wasmtime::ResourceLimiter;
 
 use super::engine::{
@@ -25,16 +26,12 @@ pub struct Limits {
     /// Most stack for its calls, in bytes, 64 KiB to 1 MiB, rounded up to a power of two. Default
     /// 512 KiB.
     pub stack_bytes: usize,
-    /// Most bytes in the new bodies of one answer. Default: 4 times the batch, and 64 KiB.
+    /// Most bytes in the new bodies of one answer. Default: 16 MiB, and each new body at most 16 times
+    /// what it replaces, and 4 KiB.
     pub output_bytes: Option<usize>,
     /// Most log lines a second of one instance, 0 to 1,000. Default 10.
     pub log_per_second: u32,
 }
-
-/// Most bytes of output for each byte of the batch, if the rule does not say ...
-pub(super) const OUTPUT_FACTOR: usize = 4;
-/// ... and this much in any case.
-pub(super) const OUTPUT_ALLOWANCE: usize = 64 * 1024;
 
 /// Wall-clock time that a call may take for each unit of its processor time: a guest that waits for
 /// a processor this long is given up, so that a worker never waits without end.
@@ -114,10 +111,15 @@ impl Limits {
         Duration::from_millis(self.configure_ms)
     }
 
-    /// Returns how many bytes the new bodies for a batch of that size may have.
-    pub(super) fn output_for(&self, batch_bytes: usize) -> usize {
-        self.output_bytes
-            .unwrap_or(OUTPUT_FACTOR * batch_bytes + OUTPUT_ALLOWANCE)
+    /// Returns how many bytes the new bodies of one answer may have together.
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.output_bytes.unwrap_or(MAX_REWRITTEN_BYTES)
+    }
+
+    /// Returns how many bytes the new body may have that replaces one of `body_len`. It does not depend
+    /// on what else is in the batch.
+    pub(super) fn body_bytes(&self, body_len: usize) -> usize {
+        self.output_bytes.unwrap_or_else(|| rewrite_limit(body_len))
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use streamgate_guest::{Batch, Editor, Event, Rest, Rewrite, Tally, Verdict};
+use streamgate_guest::{Batch, Editor, Event, MAX_REWRITTEN_BYTES, Rest, Rewrite, Tally, Verdict};
 use utoipa::ToSchema;
 
 use super::{
@@ -442,7 +442,6 @@ impl Core {
 
     /// Each event by itself. The first one that fails with an open breaker ends it.
     fn one_by_one(&mut self, bytes: &[u8], ends: &[u32], first: Call) {
-        let most_bytes = self.rule.limits.output_for(bytes.len());
         let mut start = 0;
         let mut kind = first;
         for (at, &end) in ends.iter().enumerate() {
@@ -450,8 +449,9 @@ impl Core {
             let event = &bytes[start..end];
             start = end;
             match self.call(event, &[offset(event.len())]) {
-                // Each answer is within its limit; all of them together must be too.
-                Ok(changes) if self.bodies.len() + changes.bytes.len() > most_bytes => {
+                // What the batch has no room for need not be kept here either. That is a bound of the
+                // gate, and not of the rule: an event must not fail because of what others became.
+                Ok(changes) if self.bodies.len() + changes.bytes.len() > MAX_REWRITTEN_BYTES => {
                     self.fail(at, Reason::Answer);
                 }
                 Ok(changes) => {
@@ -490,16 +490,13 @@ impl Core {
         let begun = Instant::now();
         let answer = instance
             .process(bytes, ends, self.is_aside)
-            .and_then(|changes| {
-                let most_bytes = limits.output_for(bytes.len());
-                match check(&changes, ends.len(), most_bytes) {
-                    Ok(()) => Ok(changes),
-                    Err(message) => Err(CallError {
-                        reason: Reason::Answer,
-                        message,
-                        took: instance.used(begun.elapsed()),
-                    }),
-                }
+            .and_then(|changes| match check(&changes, ends, limits) {
+                Ok(()) => Ok(changes),
+                Err(message) => Err(CallError {
+                    reason: Reason::Answer,
+                    message,
+                    took: instance.used(begun.elapsed()),
+                }),
             });
         if !answer.as_ref().is_err_and(CallError::is_fatal) {
             self.instance = Some(instance);
@@ -667,8 +664,10 @@ fn on_failure(on_error: OnError, tally: &mut Tally) -> Verdict {
     }
 }
 
-/// Checks an answer for a batch of that many events against the contract.
-fn check(changes: &Changes, events: usize, most_bytes: usize) -> Result<(), String> {
+/// Checks an answer for a batch whose events end at `batch_ends` against the contract.
+fn check(changes: &Changes, batch_ends: &[u32], limits: &Limits) -> Result<(), String> {
+    let events = batch_ends.len();
+    let most_bytes = limits.answer_bytes();
     let Changes {
         dropped,
         replaced,
@@ -706,6 +705,19 @@ fn check(changes: &Changes, events: usize, most_bytes: usize) -> Result<(), Stri
     if last != bytes.len() {
         let found = bytes.len();
         return Err(format!("`ends` ends at {last}, and `bytes` at {found}"));
+    }
+    let mut start = 0;
+    for (&event, &end) in replaced.iter().zip(ends) {
+        let event = event as usize;
+        let event_start = event.checked_sub(1).map_or(0, |before| batch_ends[before]);
+        let event_bytes = (batch_ends[event] - event_start) as usize;
+        let (found, most) = ((end - start) as usize, limits.body_bytes(event_bytes));
+        if found > most {
+            return Err(format!(
+                "the new body of event {event} has {found} bytes; expected at most {most}"
+            ));
+        }
+        start = end;
     }
     // Both are sorted: a merge finds what is in both.
     let mut dropped = dropped.iter().peekable();
