@@ -23,6 +23,7 @@ use tracing::{error, info};
 use crate::{
     books::Books,
     buffer::{Backlog, Work, WorkQueue},
+    ingest::framing::cut_processed,
     outputs::{Delivery, FanOut, Origin, OutputHandle},
 };
 
@@ -61,6 +62,8 @@ pub struct Shared {
     pub fan_out: FanOut,
     /// Whether rules that may be bypassed are.
     pub overload: Overload,
+    /// What is longer when the rules are done with it is cut, in bytes.
+    pub max_event_bytes: usize,
 }
 
 /// Whether the workers cannot keep up.
@@ -201,6 +204,8 @@ impl Worker {
             return;
         }
 
+        let (was_cut, rules) = (block.has_cut_events(), !self.chain.is_empty());
+        cut_processed(&mut block, self.shared.max_event_bytes, was_cut, rules);
         block.settle(&mut self.scratch);
         let survivors = block.events() as u64;
         let bytes = block.byte_len();

@@ -301,6 +301,11 @@ impl Chain {
         }
     }
 
+    /// Returns whether it has no rules.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// Returns whether the last run let events pass a rule untouched, because of overload or because
     /// the rule is broken.
     pub fn bypassed(&self) -> bool {
