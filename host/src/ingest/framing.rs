@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn end_that_the_rules_moved_below_the_limit_is_removed_if_it_was_cut() {
         let mut buffer = format!(
-            "{}ssn 987-65-4321\n",
+            "{}ssn 987-65-4321, and more\n",
             "x".repeat(LIMIT + LOOK_AHEAD_BYTES - 23)
         );
         let filled = buffer.len();
