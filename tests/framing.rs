@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Body, Request, Setup, TcpReceiver, eventually};
 
@@ -166,20 +166,115 @@ fn largest_datagram_passes() {
 }
 
 #[test]
-fn connection_that_breaks_off_loses_nothing_that_came() {
+fn line_that_breaks_off_is_withheld() {
     let gate = Setup::new().start();
-    let mut stream = gate.connect();
-    stream.write_all(b"whole\nhalf").expect("the gate reads");
-    gate.settled(1);
-    let socket = socket2::Socket::from(stream);
-    // Without linger, closing sends a reset.
-    socket
-        .set_linger(Some(std::time::Duration::ZERO))
-        .expect("an option of TCP");
-    drop(socket);
-    eventually("the half line is taken", || {
-        gate.pipeline()["received"] == 2
-    });
-    gate.stdout.wait_for(b"whole\nhalf\n");
-    gate.finish(2);
+    gate.run(
+        &json!([ssn_pattern()]),
+        &[json!({"id": "out", "type": "console"})],
+    );
+    // Whether a short rest or one that fills a block: each may end in half of a value.
+    for (number, filler) in (0_u64..).zip([0, 3000, 20_000]) {
+        let mut stream = gate.connect();
+        let half = format!("whole\n{}ssn 987-65-432", "x".repeat(filler));
+        stream.write_all(half.as_bytes()).expect("the gate reads");
+        gate.settled(2 * number + 1);
+        // The rest may have come in several reads.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let socket = socket2::Socket::from(stream);
+        // Without linger, closing sends a reset.
+        socket
+            .set_linger(Some(std::time::Duration::ZERO))
+            .expect("an option of TCP");
+        drop(socket);
+        eventually("the half line is taken", || {
+            gate.pipeline()["received"] == 2 * number + 2
+        });
+    }
+    gate.stdout
+        .wait_for("whole\n[withheld by streamgate]\n".repeat(3).as_bytes());
+    assert_eq!(gate.settled(6)["ingest"]["tcp"]["truncated"], 3);
+    gate.finish(6);
+}
+
+fn ssn_pattern() -> Value {
+    json!({"id": "pattern", "type": "redact", "params": {"pattern": r"\d{3}-\d{2}-\d{4}"}})
+}
+
+/// The length of the longest beginning of `value` that is in `text`.
+fn leaked(value: &str, text: &str) -> usize {
+    let is_in = |length: &usize| text.contains(&value[..*length]);
+    (1..=value.len()).rev().find(is_in).unwrap_or(0)
+}
+
+#[test]
+fn value_across_the_cut_does_not_leave() {
+    const SMALL: usize = 64;
+    const LOOK_AHEAD: usize = 4096;
+    let gate = Setup::new().flag("max-event", SMALL.to_string()).start();
+    let detectors = json!(["us_ssn", "credit_card", "aws_access_key"]);
+    let rules = json!([
+        // Moves what is at the end of the look-ahead to before the limit.
+        {"id": "shrink", "type": "redact", "params": {"pattern": "y+", "replacement": ""}},
+        {"id": "detectors", "type": "redact", "params": {"detectors": detectors}},
+        ssn_pattern(),
+    ]);
+    gate.run(&rules, &[json!({"id": "out", "type": "console"})]);
+    let values = [
+        ("ssn ", "536-90-4399"),
+        ("", "987-65-4321"),
+        ("card ", "4111111111111111"),
+        ("card ", "4111 1111 1111 1111"),
+        ("key ", "AKIAQ3EGRIPT7TUUXPNT"),
+    ];
+    let mut lines = Vec::new();
+    for (before, value) in values {
+        for (filler, cut) in [("x", SMALL), ("y", SMALL + LOOK_AHEAD)] {
+            for into in 0..=before.len() + value.len() + MARK.len() + 2 {
+                let filler = filler.repeat(cut - into - 1);
+                let tail = "z".repeat(80);
+                lines.push((value, format!("{filler} {before}{value} {tail}\n")));
+            }
+        }
+    }
+    let all: String = lines.iter().map(|(_, line)| line.as_str()).collect();
+    let count = lines.len() as u64;
+    gate.send(all.as_bytes());
+    let stats = gate.settled(count);
+    assert_eq!(stats["ingest"]["tcp"]["truncated"], count);
+    // Over HTTP it is the same.
+    let request = Request::new("POST", "/ingest").body(Body::Whole(all.as_bytes()));
+    let answer = gate.ingest(&request).expect(202).json();
+    assert_eq!(answer, json!({"accepted": count, "truncated": count}));
+    let stdout = gate.stdout.clone();
+    gate.finish(2 * count);
+    stdout.wait_for_end();
+    let output = stdout.text();
+    let found: Vec<&str> = output.lines().collect();
+    assert_eq!(found.len(), 2 * lines.len());
+    for ((value, line), found) in lines.iter().chain(&lines).zip(found) {
+        assert!(found.len() <= SMALL, "{found}");
+        let leaked = leaked(value, found);
+        assert!(
+            leaked <= value.len() / 3,
+            "{leaked} of {value} in {found:?}, of a line of {} bytes",
+            line.len()
+        );
+    }
+}
+
+#[test]
+fn cut_does_not_divide_a_character() {
+    let gate = Setup::new().flag("max-event", "64").start();
+    let bodies: Vec<String> = (0..3)
+        .map(|shift| "a".repeat(shift) + &"\u{20AC}".repeat(30))
+        .collect();
+    gate.send((bodies.join("\n") + "\n").as_bytes());
+    gate.settled(3);
+    let cut = |body: &String| {
+        let kept = body.floor_char_boundary(64 - MARK.len());
+        format!("{}{MARK}\n", &body[..kept])
+    };
+    let expected: String = bodies.iter().map(cut).collect();
+    gate.stdout.wait_for(expected.as_bytes());
+    gate.finish(3);
 }

@@ -52,6 +52,8 @@ pub struct Dedupe {
     remembered: Arc<Remembered>,
     clock: Clock,
     plan: Plan<u32>,
+    /// Events of the batch that there was no room to write in.
+    no_room: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -121,12 +123,31 @@ impl Dedupe {
             }),
             clock: Clock::default(),
             plan: Plan::default(),
+            no_room: 0,
             params,
         })
     }
 
     pub(crate) fn look_at(&mut self, clock: &Clock) {
         self.clock = clock.clone();
+    }
+
+    /// Goes on in the middle of a batch.
+    pub(crate) fn resume_from(&mut self, interrupted: &mut Self) {
+        self.plan.go_on_from(&mut interrupted.plan);
+        self.no_room = interrupted.no_room;
+        if let (Some(field), Some(interrupted)) = (&mut self.field, &interrupted.field) {
+            field.resume_from(interrupted);
+        }
+    }
+
+    /// Books the events that there was no room to write in.
+    fn tally(&mut self, mut tally: Tally) -> Tally {
+        if let Some(field) = &mut self.field {
+            tally = field.tally(tally);
+        }
+        tally.failed += std::mem::take(&mut self.no_room);
+        tally
     }
 
     pub(crate) fn continue_from(&mut self, previous: &Self) {
@@ -146,6 +167,7 @@ impl Processor for Dedupe {
             remembered,
             clock,
             plan,
+            no_room,
             ..
         } = self;
         let now_ns = clock.now_ns();
@@ -162,7 +184,7 @@ impl Processor for Dedupe {
             std::mem::take(&mut window.dropped)
         };
         let windows = &remembered.windows;
-        let decisions = plan.make(
+        plan.make(
             batch,
             windows,
             now_ns,
@@ -170,38 +192,29 @@ impl Processor for Dedupe {
             |event| key_of(event.body()),
             decide,
         );
-        if decisions.iter().all(|&decision| decision == 0) {
-            return Tally::default();
+        if plan.is_all(0) {
+            return self.tally(Tally::default());
         }
 
-        let mut decisions = decisions.iter();
-        let mut no_room = 0;
-        let edited = batch.edit_each(|event, rewrite| {
-            match *decisions.next().expect("each event was decided on") {
-                0 => Verdict::Keep,
-                DROP => Verdict::Drop,
-                dropped => {
-                    let body = event.body();
-                    let written = field
-                        .as_mut()
-                        .and_then(|field| field.set(body, f64::from(dropped), rewrite));
-                    written.unwrap_or_else(|| match suffix {
-                        Some(suffix) if !json::is_value(body) => {
-                            let verdict = suffix.append(body, dropped, rewrite);
-                            no_room += u64::from(verdict == Verdict::Keep);
-                            verdict
-                        }
-                        _ => Verdict::Keep,
-                    })
-                }
+        let edited = batch.edit_each(|event, rewrite| match plan.next() {
+            0 => Verdict::Keep,
+            DROP => Verdict::Drop,
+            dropped => {
+                let body = event.body();
+                let written = field
+                    .as_mut()
+                    .and_then(|field| field.set(body, f64::from(dropped), rewrite));
+                written.unwrap_or_else(|| match suffix {
+                    Some(suffix) if !json::is_value(body) => {
+                        let verdict = suffix.append(body, dropped, rewrite);
+                        *no_room += u64::from(verdict == Verdict::Keep);
+                        verdict
+                    }
+                    _ => Verdict::Keep,
+                })
             }
         });
-        let mut tally = Tally::from(edited);
-        if let Some(field) = field {
-            tally = field.tally(tally);
-        }
-        tally.failed += no_room;
-        tally
+        self.tally(edited.into())
     }
 }
 

@@ -165,6 +165,29 @@ impl Builtin {
         }
     }
 
+    /// Makes this copy, which is new, go on in the middle of a batch, where a panic interrupted another
+    /// copy of the same rule: on the events that are left, it does what was decided already. Scratch
+    /// space of the other one is not looked at otherwise.
+    pub fn resume_from(&mut self, interrupted: &mut Self) {
+        match (self, interrupted) {
+            (Self::Dedupe(dedupe), Self::Dedupe(interrupted)) => dedupe.resume_from(interrupted),
+            (Self::Sample(sample), Self::Sample(interrupted)) => sample.resume_from(interrupted),
+            (Self::Throttle(throttle), Self::Throttle(interrupted)) => {
+                throttle.resume_from(interrupted);
+            }
+            _ => {}
+        }
+    }
+
+    /// Applies the rule to the batch, as [`Processor::process`] does, and adds what it did to `tally`.
+    /// Whatever a `redact` rule did stands there also if it panics; of others, nothing does then.
+    pub fn process_into(&mut self, batch: &mut Batch, tally: &mut Tally) {
+        match self {
+            Self::Redact(redact) => redact.process_each(batch, std::slice::from_mut(tally)),
+            other => *tally += other.process(batch),
+        }
+    }
+
     /// Returns the account that this rule's drops are booked on.
     pub fn drop_account(&self) -> DropAccount {
         match self {

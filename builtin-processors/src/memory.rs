@@ -13,7 +13,10 @@
 //! which most is the search for the field; throttle and sample by a target are alike. So the lock is
 //! not what limits, and no worker needs a share of its own.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Mutex, PoisonError},
+};
 
 use streamgate_guest::{Batch, Event};
 
@@ -29,6 +32,9 @@ const MAX_SHARDS: usize = 16;
 
 /// A new key looks at so many slots for one to take over; only if it must take one over.
 const MOST_STEPS: usize = 16;
+
+/// Events of one batch whose key may fail to be read, each by itself.
+const MOST_FAULTS: usize = 64;
 
 /// Keys that are remembered unless a rule says otherwise.
 const DEFAULT_KEYS: usize = 100_000;
@@ -105,10 +111,19 @@ impl<V: Spent + Default> Memory<V> {
 }
 
 /// One worker's scratch space: what is decided on each event of a batch.
+///
+/// What is remembered changes when a decision is made, so each event has one and no more: also if its
+/// key cannot be read for a panic, or if a panic interrupts whoever does what was decided.
 #[derive(Debug)]
 pub(crate) struct Plan<D> {
     by_shard: Vec<Vec<(u32, u128)>>,
     decisions: Vec<D>,
+    /// How many of them were told.
+    told: usize,
+    /// The numbers of events on which nothing could be decided, the first one last.
+    faults: Vec<u32>,
+    /// Whether the rest of the decisions is for the next batch.
+    goes_on: bool,
 }
 
 impl<D> Default for Plan<D> {
@@ -116,6 +131,9 @@ impl<D> Default for Plan<D> {
         Self {
             by_shard: Vec::new(),
             decisions: Vec::new(),
+            told: 0,
+            faults: Vec::new(),
+            goes_on: false,
         }
     }
 }
@@ -127,9 +145,13 @@ impl<D> Clone for Plan<D> {
     }
 }
 
-impl<D: Copy> Plan<D> {
-    /// Decides on every event of the batch, and returns what was decided, in their order: `keyless` on
-    /// an event for which `key` is `None`, else what `decide` says, called in order for each key.
+impl<D: Copy + PartialEq> Plan<D> {
+    /// Decides on every event of the batch: `keyless` on an event for which `key` is `None`, else what
+    /// `decide` says, called in order for each key. After a [`go_on_from`](Self::go_on_from), all that
+    /// was decided already.
+    ///
+    /// # Panics
+    /// If `key` panics for many events; for few of them, [`next`](Self::next) does.
     pub(crate) fn make<V: Spent + Default>(
         &mut self,
         batch: &Batch,
@@ -138,27 +160,85 @@ impl<D: Copy> Plan<D> {
         keyless: D,
         mut key: impl FnMut(Event<'_>) -> Option<u128>,
         mut decide: impl FnMut(&mut V) -> D,
-    ) -> &[D] {
+    ) {
         /// What a worker keeps for the next batch.
         const RESTING_DECISIONS: usize = 64 * 1024;
+        if std::mem::take(&mut self.goes_on) && self.decisions.len() - self.told == batch.events() {
+            return;
+        }
         self.by_shard.resize_with(memory.shards.len(), Vec::new);
         self.decisions.clear();
         self.decisions.shrink_to(RESTING_DECISIONS);
+        self.faults.clear();
+        self.told = 0;
         let mut waiting = 0;
-        for event in batch.iter() {
-            if let Some(key) = key(event) {
-                let number = u32::try_from(self.decisions.len()).expect("offsets have 32 bits");
-                self.by_shard[memory.shard_of(key)].push((number, key));
-                waiting += 1;
-            }
-            self.decisions.push(keyless);
-            if waiting == KEYS_AT_ONCE {
-                self.look_up(memory, now_ns, &mut decide);
-                waiting = 0;
+        let mut events = batch.iter();
+        loop {
+            // Once a batch, and once more for each event that it catches.
+            let read = catch_unwind(AssertUnwindSafe(|| {
+                for event in &mut events {
+                    let number = u32::try_from(self.decisions.len()).expect("offsets have 32 bits");
+                    self.decisions.push(keyless);
+                    if let Some(key) = key(event) {
+                        self.by_shard[memory.shard_of(key)].push((number, key));
+                        waiting += 1;
+                    }
+                    if waiting == KEYS_AT_ONCE {
+                        self.look_up(memory, now_ns, &mut decide);
+                        waiting = 0;
+                    }
+                }
+            }));
+            match read {
+                Ok(()) => break,
+                Err(panic) if self.faults.len() == MOST_FAULTS => resume_unwind(panic),
+                Err(_) => {
+                    let number = self.decisions.len().saturating_sub(1);
+                    self.faults
+                        .push(u32::try_from(number).expect("offsets have 32 bits"));
+                }
             }
         }
+        self.faults.reverse();
         self.look_up(memory, now_ns, &mut decide);
-        &self.decisions
+    }
+
+    /// Whether `decision` is what was decided on each event.
+    pub(crate) fn is_all(&self, decision: D) -> bool {
+        let rest = &self.decisions[self.told..];
+        self.faults.is_empty() && rest.iter().all(|&other| other == decision)
+    }
+
+    /// Tells what was decided on the next event, in their order.
+    ///
+    /// # Panics
+    /// If its key could not be read: so an edit is interrupted at the event that it is about.
+    #[inline]
+    pub(crate) fn next(&mut self) -> D {
+        let number = self.told;
+        self.told += 1;
+        if !self.faults.is_empty() {
+            self.meet_fault(number);
+        }
+        self.decisions[number]
+    }
+
+    #[cold]
+    fn meet_fault(&mut self, number: usize) {
+        if self
+            .faults
+            .pop_if(|&mut fault| fault as usize == number)
+            .is_some()
+        {
+            // The panic was reported when it was caught.
+            resume_unwind(Box::new("the key of an event cannot be read"));
+        }
+    }
+
+    /// Takes over what was decided and not told yet, for a batch that has just these events.
+    pub(crate) fn go_on_from(&mut self, interrupted: &mut Self) {
+        *self = std::mem::take(interrupted);
+        self.goes_on = true;
     }
 
     fn look_up<V: Spent + Default>(
@@ -360,6 +440,77 @@ mod tests {
             value.1 = true;
         }
         assert!(shard.slots.len() < 10, "{}", shard.slots.len());
+    }
+
+    /// Does with a batch what the gate does when a rule panics: a fresh copy goes on. Returns what was
+    /// decided on each event, `None` where it panicked.
+    fn decide_to_the_end(memory: &Memory<Count>, lines: &str, torn: &[usize]) -> Vec<Option<u32>> {
+        let mut plan = Plan::default();
+        let mut batch = Batch::from_lines(lines);
+        let mut decided = Vec::new();
+        loop {
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                let key = |event: Event<'_>| match event.body() {
+                    b"fault" => resume_unwind(Box::new("on purpose")),
+                    b"" => None,
+                    body => Some(u128::from(body[0])),
+                };
+                plan.make(&batch, memory, 0, 0, key, |count| {
+                    count.0 += 1;
+                    count.0
+                });
+                batch.retain(|_| {
+                    let decision = plan.next();
+                    // Whoever does what was decided may panic too.
+                    if torn.contains(&decided.len()) {
+                        resume_unwind(Box::new("on purpose"));
+                    }
+                    decided.push(Some(decision));
+                    true
+                });
+            }));
+            if ended.is_ok() {
+                batch.rejoin();
+                assert_eq!(batch.events(), decided.len());
+                return decided;
+            }
+            let interrupted = batch.isolate_interrupted().expect("it was an edit");
+            assert!(interrupted.at_event);
+            decided.push(None);
+            batch.go_on();
+            if batch.is_empty() {
+                batch.rejoin();
+                return decided;
+            }
+            let mut fresh = Plan::default();
+            fresh.go_on_from(&mut plan);
+            plan = fresh;
+        }
+    }
+
+    #[test]
+    fn each_event_is_decided_on_once_whatever_panics() {
+        let memory = Memory::new(100);
+        let lines = "a\nfault\na\nb\n\nfault\na\nb\n";
+        assert_eq!(
+            decide_to_the_end(&memory, lines, &[3]),
+            [
+                Some(1),
+                None,
+                Some(2),
+                None,
+                Some(0),
+                None,
+                Some(3),
+                Some(2)
+            ]
+        );
+        // The next batch is decided on anew.
+        let none: &[usize] = &[];
+        assert_eq!(decide_to_the_end(&memory, "a\n", none), [Some(4)]);
+        assert_eq!(decide_to_the_end(&memory, "fault\n", none), [None]);
+        assert_eq!(decide_to_the_end(&memory, "b\n", &[0]), [None]);
+        assert_eq!(decide_to_the_end(&memory, "b\n", none), [Some(4)]);
     }
 
     proptest! {

@@ -145,6 +145,18 @@ impl Sample {
         }
     }
 
+    /// Goes on in the middle of a batch.
+    pub(crate) fn resume_from(&mut self, interrupted: &mut Self) {
+        if let (How::Target(dynamic), How::Target(interrupted)) =
+            (&mut self.how, &mut interrupted.how)
+        {
+            dynamic.resume_from(interrupted);
+        }
+        if let (Some(record), Some(interrupted)) = (&mut self.record, &interrupted.record) {
+            record.resume_from(interrupted);
+        }
+    }
+
     /// Takes over what an unchanged rule remembers.
     pub(crate) fn continue_from(&mut self, previous: &Self) {
         if let (How::Target(dynamic), How::Target(previous)) = (&mut self.how, &previous.how) {
@@ -216,10 +228,9 @@ impl Sample {
         except: Option<&Except>,
         mut record: Option<&mut Record>,
     ) -> Tally {
-        let weights = dynamic.weigh(batch, key, except, random);
-        let mut weights = weights.iter();
+        dynamic.weigh(batch, key, except, random);
         let edited = batch.edit(Rest::Keep, every_event, |event, rewrite| {
-            let weight = *weights.next().expect("each event was weighed");
+            let weight = dynamic.next_weight();
             match &mut record {
                 _ if weight == 0.0 => Verdict::Drop,
                 Some(record) => record.write(event.body(), weight, rewrite),
@@ -406,6 +417,11 @@ impl Record {
                 Verdict::Keep
             }
         }
+    }
+
+    /// Goes on in the middle of a batch.
+    pub(crate) fn resume_from(&mut self, interrupted: &Self) {
+        self.failed = interrupted.failed;
     }
 
     /// Books the events that there was no room to write in.
@@ -636,11 +652,11 @@ mod tests {
     fn events_without_room_for_the_rate_go_on_and_are_counted() {
         let name = "n".repeat(MAX_NAME_BYTES);
         let params = json!({"rate": 1, "record_rate": name});
-        let mut batch = Batch::from_lines("{}\n".repeat(10_000));
+        let mut batch = Batch::from_lines("{}\n".repeat(80_000));
         let tally = sample(&params, 0).process(&mut batch);
-        assert_eq!(batch.events(), 10_000);
+        assert_eq!(batch.events(), 80_000);
         assert!(tally.failed > 0 && tally.changed > 0, "{tally:?}");
-        assert_eq!(tally.failed + tally.changed, 10_000);
+        assert_eq!(tally.failed + tally.changed, 80_000);
     }
 
     /// Sends a flow for some seconds, ten batches each; returns the events that were kept.

@@ -135,6 +135,11 @@ impl Throttle {
         self.clock = clock.clone();
     }
 
+    /// Goes on in the middle of a batch.
+    pub(crate) fn resume_from(&mut self, interrupted: &mut Self) {
+        self.plan.go_on_from(&mut interrupted.plan);
+    }
+
     pub(crate) fn continue_from(&mut self, previous: &Self) {
         if self.params == previous.params {
             self.remembered = Arc::clone(&previous.remembered);
@@ -168,7 +173,7 @@ impl Processor for Throttle {
         let key_of = |body: &[u8]| Some(key.hash(body, remembered.seed).unwrap_or(0));
         let decide = |arrival: &mut Arrival| limit.admit(&mut arrival.0, 1, now_ns) == 1;
         let keys = &remembered.keys;
-        let passes = plan.make(
+        plan.make(
             batch,
             keys,
             now_ns,
@@ -176,11 +181,10 @@ impl Processor for Throttle {
             |event| key_of(event.body()),
             decide,
         );
-        if passes.iter().all(|&passes| passes) {
+        if plan.is_all(true) {
             return Tally::default();
         }
-        let mut passes = passes.iter();
-        Tally::dropped(batch.retain(|_| *passes.next().expect("each event was decided on")))
+        Tally::dropped(batch.retain(|_| plan.next()))
     }
 }
 

@@ -17,8 +17,10 @@ use self::{
     interruption::{Aside, Interruption},
 };
 use crate::{Editor, Event, changes::Changes, editor::Closures};
+pub use cut::floor_char;
 pub use interruption::Interrupted;
 
+mod cut;
 mod index;
 mod interruption;
 

@@ -35,7 +35,8 @@
 
 pub use batch::{
     Batch, Edited, Interrupted, MAX_REWRITTEN_BYTES, NoRoom, REWRITE_ALLOWANCE, REWRITE_FACTOR,
-    Rest, Rewrite, Scratch, Verdict, WITHHELD, count_events, every_event, rewrite_limit,
+    Rest, Rewrite, Scratch, Verdict, WITHHELD, count_events, every_event, floor_char,
+    rewrite_limit,
 };
 pub use configure::{Configure, parse_config};
 pub use editor::Editor;

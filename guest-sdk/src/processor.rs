@@ -1,5 +1,7 @@
 //! What a processor is: one step of a chain, native or WASM.
 
+use std::ops::AddAssign;
+
 use crate::{Batch, Edited};
 
 /// A rule, compiled: takes a batch and says which events go on, and how.
@@ -35,6 +37,15 @@ impl Tally {
             dropped,
             ..Self::default()
         }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.dropped += more.dropped;
+        self.changed += more.changed;
+        self.failed += more.failed;
+        self.failed_dropped += more.failed_dropped;
     }
 }
 

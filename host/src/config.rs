@@ -75,7 +75,7 @@ pub struct Settings {
     /// Threads that run the rules [default: half of the processors, at least 1]
     #[arg(long, env = "STREAMGATE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// The longest event; a longer one is cut and marked [default: 256KiB]
+    /// The longest event; a longer one is cut and marked when the rules have seen it [default: 256KiB]
     #[arg(long, env = "STREAMGATE_MAX_EVENT", value_name = "SIZE")]
     pub max_event: Option<String>,
     /// The longest datagram; of a longer one the rest is lost [default: 65535]

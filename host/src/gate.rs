@@ -453,6 +453,7 @@ impl Gate {
             backlog: Arc::new(Backlog::default()),
             fan_out: FanOut { room },
             overload: Overload::new(memory.budget_bytes() / 2),
+            max_event_bytes: 256 << 10,
         };
         Self::new(
             "test".to_owned(),

@@ -79,6 +79,8 @@ pub struct Block {
     batch: Batch,
     permit: OwnedSemaphorePermit,
     memory: Arc<Memory>,
+    /// Whether an event was cut before any rule could see it.
+    has_cut_events: bool,
 }
 
 /// Bytes outside a block that are still charged to the budget.
@@ -144,6 +146,7 @@ impl Memory {
             batch,
             permit,
             memory: Arc::clone(self),
+            has_cut_events: false,
         }
     }
 
@@ -182,7 +185,18 @@ impl Block {
             batch: Batch::new(bytes),
             permit: charge.permit,
             memory: Arc::clone(memory),
+            has_cut_events: false,
         }
+    }
+
+    /// Notes whether an event of it, or another one, was cut before any rule could see it.
+    pub fn note_cut(&mut self, cut: bool) {
+        self.has_cut_events |= cut;
+    }
+
+    /// Returns whether an event of it was cut before any rule could see it.
+    pub fn has_cut_events(&self) -> bool {
+        self.has_cut_events
     }
 
     /// Returns the memory this block holds, in bytes.

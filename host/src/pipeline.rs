@@ -7,7 +7,6 @@
 use std::{
     collections::VecDeque,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,13 +22,17 @@ use tracing::{error, info};
 use crate::{
     books::Books,
     buffer::{Backlog, Work, WorkQueue},
+    ingest::framing::cut_processed,
     outputs::{Delivery, FanOut, Origin, OutputHandle},
 };
+
+use panics::PanicLog;
 
 pub use chain::{BuildError, Chain, CompiledChain, ModuleSource, Parts, RuleStatus, check_rule};
 
 mod chain;
 mod clock;
+mod panics;
 
 /// Overload begins when this share of the room before the workers is taken, in percent ...
 const OVERLOAD_BEGINS_PERCENT: usize = 80;
@@ -61,6 +64,8 @@ pub struct Shared {
     pub fan_out: FanOut,
     /// Whether rules that may be bypassed are.
     pub overload: Overload,
+    /// What is longer when the rules are done with it is cut, in bytes.
+    pub max_event_bytes: usize,
 }
 
 /// Whether the workers cannot keep up.
@@ -125,6 +130,7 @@ struct Worker {
     outputs_are_slow: bool,
     /// Lent to one batch after the other.
     scratch: Scratch,
+    panic_log: PanicLog,
 }
 
 /// Starts a worker; it ends when its queue is closed and empty.
@@ -145,7 +151,9 @@ pub fn spawn_worker(
         chain,
         outputs_are_slow: false,
         scratch: Scratch::default(),
+        panic_log: PanicLog::default(),
     };
+    panics::report_seldom();
     thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || worker.run())
@@ -186,13 +194,18 @@ impl Worker {
 
         let events = block.events() as u64;
         block.lend(&mut self.scratch);
-        let ran = catch_unwind(AssertUnwindSafe(|| self.chain.run(&mut block, overloaded)));
+        let (was_cut, rules) = (block.has_cut_events(), !self.chain.is_empty());
+        let ran = panics::catch(|| {
+            let compiled = &self.revision.chain;
+            self.chain.run(compiled, &mut block, overloaded);
+            cut_processed(&mut block, self.shared.max_event_bytes, was_cut, rules);
+        });
         if ran.is_err() {
-            // Neither side of "fail open, never leak" can be told for half-processed events, so
-            // they are withheld; and the chain's scratch space is not to be trusted any more.
+            // What a rule does is caught beside the rule. Neither side of "fail open, never leak" can be
+            // told for what is left half-processed by anything else, so it is withheld.
             error!(
                 revision = self.revision.number,
-                events, "a chain panicked; its batch is lost"
+                events, "a worker panicked between two rules; its batch is lost"
             );
             self.shared
                 .books
@@ -200,6 +213,7 @@ impl Worker {
             self.chain = self.revision.chain.for_worker(Chain::default());
             return;
         }
+        self.log_panics();
 
         block.settle(&mut self.scratch);
         let survivors = block.events() as u64;
@@ -233,6 +247,17 @@ impl Worker {
                 .fan_out
                 .hand_over(Delivery::new(block, origin, claims), outputs);
         }
+    }
+
+    /// At most one line for each batch, about the first rule that panicked.
+    fn log_panics(&mut self) {
+        let Some((at, events)) = self.chain.panicked().next() else {
+            return;
+        };
+        let rules = self.revision.chain.rules();
+        let more: u64 = self.chain.panicked().skip(1).map(|(_, more)| more).sum();
+        self.panic_log
+            .note(self.revision.number, &rules[at].id, events + more);
     }
 }
 

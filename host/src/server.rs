@@ -154,6 +154,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         fan_out: FanOut { room },
         // Outputs have the other half.
         overload: Overload::new(memory.budget_bytes() / 2),
+        max_event_bytes: config.limits.max_event_bytes,
     });
     let queues: Vec<Arc<WorkQueue>> = (0..config.workers)
         .map(|_| Arc::new(WorkQueue::new(Arc::clone(&backlog))))

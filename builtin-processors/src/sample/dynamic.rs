@@ -25,6 +25,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -41,6 +42,9 @@ use crate::{
 const EVENTS_AT_ONCE: usize = 4096;
 
 const MAX_KEYS: usize = 10_000;
+
+/// Events of one batch that may fail to be weighed, each by itself.
+const MOST_FAULTS: usize = 64;
 
 /// An account with fewer events in an interval is closed.
 const AGE_OUT: f64 = 0.5;
@@ -60,8 +64,12 @@ pub(super) struct Dynamic {
     ledger: Arc<Mutex<Ledger>>,
     /// The keys of events whose account is to be asked for.
     keys: Vec<Option<u128>>,
-    /// How many events each one stands for that is kept; 0 for what is dropped.
+    /// How many events each one stands for that is kept; 0 for what is dropped, and no number for what
+    /// cannot be weighed, as the search for its fields panics.
     weights: Vec<f64>,
+    /// How many of them were told, and whether the rest is for the next batch.
+    told: usize,
+    goes_on: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -171,6 +179,8 @@ impl Dynamic {
             ledger: Arc::new(Mutex::new(ledger)),
             keys: Vec::new(),
             weights: Vec::new(),
+            told: 0,
+            goes_on: false,
         })
     }
 
@@ -185,36 +195,81 @@ impl Dynamic {
         }
     }
 
-    /// Decides on each event of the batch: returns how many it stands for, or 0 to drop it.
+    /// Goes on in the middle of a batch: what was weighed has been booked.
+    pub(super) fn resume_from(&mut self, interrupted: &mut Self) {
+        self.weights = std::mem::take(&mut interrupted.weights);
+        self.told = interrupted.told;
+        self.goes_on = true;
+    }
+
+    /// Decides on each event of the batch, for [`next_weight`](Self::next_weight) to tell.
+    ///
+    /// # Panics
+    /// If the search for fields panics in many events; for few of them, `next_weight` does.
     pub(super) fn weigh(
         &mut self,
         batch: &Batch,
         key: Option<&Key>,
         except: Option<&Except>,
         random: &mut fastrand::Rng,
-    ) -> &[f64] {
+    ) {
         /// What a worker keeps for the next batch.
         const RESTING_WEIGHTS: usize = 64 * 1024;
+        if std::mem::take(&mut self.goes_on) && self.weights.len() - self.told == batch.events() {
+            return;
+        }
         let now_ns = self.clock.now_ns();
         self.weights.clear();
         self.weights.shrink_to(RESTING_WEIGHTS);
         self.keys.clear();
-        let mut booked = 0;
-        for event in batch.iter() {
-            let excepted = except.is_some_and(|except| except.holds_for(event.body()));
-            // An exception has its weight; what has none yet is marked by a negative one.
-            self.weights.push(if excepted { 1.0 } else { -1.0 });
-            if !excepted {
-                self.keys
-                    .push(key.and_then(|key| key.hash(event.body(), 0)));
-            }
-            if self.keys.len() == EVENTS_AT_ONCE {
-                self.book(booked, now_ns, random);
-                booked = self.weights.len();
+        self.told = 0;
+        let (mut booked, mut faults, mut read) = (0, 0, 0);
+        let mut events = batch.iter();
+        loop {
+            // Once a batch, and once more for each event that it catches.
+            let weighed = catch_unwind(AssertUnwindSafe(|| {
+                for event in &mut events {
+                    read += 1;
+                    let excepted = except.is_some_and(|except| except.holds_for(event.body()));
+                    // An exception has its weight; what has none yet is marked by a negative one.
+                    if excepted {
+                        self.weights.push(1.0);
+                    } else {
+                        self.keys
+                            .push(key.and_then(|key| key.hash(event.body(), 0)));
+                        self.weights.push(-1.0);
+                    }
+                    if self.keys.len() == EVENTS_AT_ONCE {
+                        self.book(booked, now_ns, random);
+                        booked = self.weights.len();
+                    }
+                }
+            }));
+            match weighed {
+                Ok(()) => break,
+                Err(panic) if faults == MOST_FAULTS => resume_unwind(panic),
+                Err(_) => {
+                    faults += 1;
+                    self.weights.truncate(read - 1);
+                    self.weights.push(f64::NAN);
+                }
             }
         }
         self.book(booked, now_ns, random);
-        &self.weights
+    }
+
+    /// Tells how many events the next one stands for, in their order, or 0 if it is to be dropped.
+    ///
+    /// # Panics
+    /// If it could not be weighed: so an edit is interrupted at the event that it is about.
+    pub(super) fn next_weight(&mut self) -> f64 {
+        let weight = self.weights[self.told];
+        self.told += 1;
+        if weight.is_nan() {
+            // The panic was reported when it was caught.
+            resume_unwind(Box::new("an event cannot be weighed"));
+        }
+        weight
     }
 
     /// Books the events whose keys wait, and weighs them: those without a weight from `first` on.

@@ -221,7 +221,7 @@ mod tests {
         let found: Vec<Vec<u8>> = batch.iter().map(|event| event.bytes().to_vec()).collect();
         assert_eq!(found, expected);
         assert_eq!(batch.events(), expected.len());
-        assert_eq!(edited.dropped as usize, lines.len() - expected.len());
+        assert_eq!(edited.dropped, (lines.len() - expected.len()) as u64);
         let are_guilty = |line: &&String| line.starts_with(['p', 's']);
         assert_eq!(panics, lines.iter().filter(are_guilty).count());
         batch.retain(|event| event.body().len() > 2);
@@ -290,7 +290,7 @@ mod tests {
                 let found: Vec<Vec<u8>> =
                     batch.iter().map(|event| event.bytes().to_vec()).collect();
                 prop_assert_eq!(found, expected);
-                prop_assert_eq!(lines.len() - batch.events(), edited.dropped as usize);
+                prop_assert_eq!((lines.len() - batch.events()) as u64, edited.dropped);
             } else {
                 check(&lines, rest, guilty);
             }

@@ -1,13 +1,20 @@
 //! Where events begin and end in what was read: lines, ended by `\n` or `\r\n`.
 //!
-//! Works in place. A line above the limit is cut and marked with [`TRUNCATED`]; mark included, its
-//! body then has exactly the limit. However the bytes of a connection are divided into reads, the
-//! events are the same. Invalid UTF-8, NUL, a lone `\r` and empty lines are events like any other.
+//! Works in place. A line above the limit is kept with [`LOOK_AHEAD_BYTES`] more, so that the rules see
+//! what lies across the limit whole; it is cut behind them ([`cut_processed`]), and marked with
+//! [`TRUNCATED`]. A line above even that is cut and marked here. Each is counted here. However the bytes
+//! of a connection are divided into reads, the events are the same. Invalid UTF-8, NUL, a lone `\r` and empty lines are events like any other.
 
 use std::ops::Range;
 
+use streamgate_guest::{Batch, Verdict, WITHHELD, floor_char};
+
 /// Ends an event of which the rest was cut off.
 pub const TRUNCATED: &[u8] = b" [truncated]";
+
+/// What is kept of a line beyond the limit until the rules have seen it, in bytes. A value that lies
+/// across the limit is found as long as its end is within this.
+pub const LOOK_AHEAD_BYTES: usize = 4096;
 
 /// Least value of the limit, in bytes.
 pub const MIN_EVENT_BYTES: usize = 64;
@@ -27,8 +34,10 @@ pub struct Framed {
     pub end: usize,
     /// The beginning of the next one, to be carried over to the next read.
     pub rest: Range<usize>,
-    /// How many events were cut.
+    /// How many events are above the limit.
     pub truncated: u64,
+    /// Whether one of them was cut here, behind the look-ahead.
+    pub cut: bool,
 }
 
 impl Framer {
@@ -50,6 +59,7 @@ impl Framer {
                     end: 0,
                     rest: 0..0,
                     truncated: 0,
+                    cut: false,
                 };
             };
             self.skipping = false;
@@ -59,9 +69,10 @@ impl Framer {
         let carried = carried.min(filled);
         if let Some(at) = memchr::memrchr(b'\n', &buffer[carried..filled]) {
             let end = carried + at + 1;
-            let (kept_end, truncated) = cut_long_lines(buffer, end, self.max_event_bytes);
+            let long = cut_long_lines(buffer, end, self.max_event_bytes);
+            let kept_end = long.end;
             let rest = end..filled;
-            if self.is_too_long(&buffer[rest.clone()]) {
+            if self.is_beyond_look_ahead(&buffer[rest.clone()]) {
                 // Rare: the rest is above the limit too. It is moved up so that it can be cut.
                 buffer.copy_within(rest.clone(), kept_end);
                 let rest = &mut buffer[kept_end..kept_end + rest.len()];
@@ -69,72 +80,97 @@ impl Framer {
                 return Framed {
                     end: kept_end + cut,
                     rest: 0..0,
-                    truncated: truncated + 1,
+                    truncated: long.truncated + 1,
+                    cut: true,
                 };
             }
             return Framed {
                 end: kept_end,
                 rest,
-                truncated,
+                truncated: long.truncated,
+                cut: long.cut,
             };
         }
-        if self.is_too_long(&buffer[..filled]) {
+        if self.is_beyond_look_ahead(&buffer[..filled]) {
             let end = self.cut(&mut buffer[..filled]);
             return Framed {
                 end,
                 rest: 0..0,
                 truncated: 1,
+                cut: true,
             };
         }
         Framed {
             end: 0,
             rest: 0..filled,
             truncated: 0,
+            cut: false,
         }
     }
 
-    /// Cuts a line before its end has come, because the sender does not send it. Returns the event.
-    pub fn give_up(&mut self, mut line: Vec<u8>) -> Vec<u8> {
-        line.truncate(self.max_event_bytes - TRUNCATED.len());
-        line.extend_from_slice(TRUNCATED);
-        line.push(b'\n');
+    /// Gives a line up before its end has come, because there is no room to wait for it. What comes
+    /// before the next `\n` is its rest. Returns what stands for it.
+    ///
+    /// The rules would see the half of a value at its end, so its body is withheld.
+    pub fn give_up(&mut self) -> Vec<u8> {
         self.skipping = true;
-        line
+        withheld_line()
     }
 
-    fn is_too_long(&self, line: &[u8]) -> bool {
+    /// Whether a line that no line feed will end is above the limit, and has to be counted.
+    pub fn is_above_limit(&self, line: &[u8]) -> bool {
+        body_len(line) > self.max_event_bytes
+    }
+
+    fn is_beyond_look_ahead(&self, line: &[u8]) -> bool {
         // A `\r` may turn out to be half of the terminator.
-        line.len() - usize::from(line.ends_with(b"\r")) > self.max_event_bytes
+        body_len(line) > self.max_event_bytes + LOOK_AHEAD_BYTES
     }
 
     /// Cuts a line whose end has not come; returns the length of the event.
     fn cut(&mut self, line: &mut [u8]) -> usize {
         self.skipping = true;
-        mark(line, self.max_event_bytes);
-        line[self.max_event_bytes] = b'\n';
-        self.max_event_bytes + 1
+        cut_behind_look_ahead(line, self.max_event_bytes)
     }
 }
 
-/// Cuts the lines above the limit among those before `end`; returns where the last one ends then,
-/// and how many were cut. The lines that are not touched are not looked at, if all of them together
-/// are below the limit.
-pub fn cut_long_lines(buffer: &mut [u8], end: usize, max_event_bytes: usize) -> (usize, u64) {
+/// What stands for a line of which only a part came, line feed included.
+pub fn withheld_line() -> Vec<u8> {
+    [WITHHELD, b"\n"].concat()
+}
+
+/// What became of the lines before `end`; see [`cut_long_lines`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct LongLines {
+    /// Where the last one ends now.
+    pub end: usize,
+    /// How many are above the limit.
+    pub truncated: u64,
+    /// Whether one of them was cut, behind the look-ahead.
+    pub cut: bool,
+}
+
+/// Counts the lines above the limit among those before `end`, and cuts those that are above it by more
+/// than [`LOOK_AHEAD_BYTES`]. The lines are not looked at, if all of them together are below the limit.
+pub fn cut_long_lines(buffer: &mut [u8], end: usize, max_event_bytes: usize) -> LongLines {
+    let mut long = LongLines {
+        end,
+        truncated: 0,
+        cut: false,
+    };
     if end <= max_event_bytes {
-        return (end, 0);
+        return long;
     }
-    let (mut read, mut write, mut truncated) = (0, 0, 0);
+    let (mut read, mut write) = (0, 0);
     while read < end {
         let line_end = memchr::memchr(b'\n', &buffer[read..end]).map_or(end, |at| read + at + 1);
-        let line = &buffer[read..line_end];
-        let body = line.strip_suffix(b"\n").unwrap_or(line);
-        let body = body.strip_suffix(b"\r").unwrap_or(body);
+        let line = &mut buffer[read..line_end];
         let mut length = line.len();
-        if body.len() > max_event_bytes {
-            mark(&mut buffer[read..line_end], max_event_bytes);
-            buffer[read + max_event_bytes] = b'\n';
-            length = max_event_bytes + 1;
-            truncated += 1;
+        let body_bytes = body_len(line.strip_suffix(b"\n").unwrap_or(line));
+        long.truncated += u64::from(body_bytes > max_event_bytes);
+        if body_bytes > max_event_bytes + LOOK_AHEAD_BYTES {
+            length = cut_behind_look_ahead(line, max_event_bytes);
+            long.cut = true;
         }
         if write != read {
             buffer.copy_within(read..read + length, write);
@@ -142,11 +178,44 @@ pub fn cut_long_lines(buffer: &mut [u8], end: usize, max_event_bytes: usize) -> 
         write += length;
         read = line_end;
     }
-    (write, truncated)
+    long.end = write;
+    long
 }
 
-fn mark(line: &mut [u8], max_event_bytes: usize) {
-    line[max_event_bytes - TRUNCATED.len()..max_event_bytes].copy_from_slice(TRUNCATED);
+/// Cuts the events that are above the limit when the rules are done with them, in place. `was_cut` says
+/// whether one of them was cut before the rules saw it, and `rules` whether there were any.
+///
+/// What was cut before may end in the half of a value that no rule knew. If the rules made such an event
+/// so short that its end would leave, that end is removed, as far as a value that is found may reach.
+pub fn cut_processed(batch: &mut Batch, max_event_bytes: usize, was_cut: bool, rules: bool) {
+    if was_cut && rules {
+        batch.edit_each(
+            |event, rewrite| match event.body().strip_suffix(TRUNCATED) {
+                Some(text) if event.body().len() <= max_event_bytes => {
+                    let kept = floor_char(text, text.len().saturating_sub(LOOK_AHEAD_BYTES));
+                    rewrite.replace(&[&text[..kept], TRUNCATED].concat())
+                }
+                _ => Verdict::Keep,
+            },
+        );
+    }
+    batch.cut_bodies(max_event_bytes, TRUNCATED);
+}
+
+/// Cuts a line at the end of the look-ahead, so that the mark fits before it; returns the length of the
+/// event.
+fn cut_behind_look_ahead(line: &mut [u8], max_event_bytes: usize) -> usize {
+    let most = max_event_bytes + LOOK_AHEAD_BYTES;
+    let cut_at = floor_char(line, most - TRUNCATED.len());
+    let end = cut_at + TRUNCATED.len();
+    line[cut_at..end].copy_from_slice(TRUNCATED);
+    line[end] = b'\n';
+    end + 1
+}
+
+/// The length of a line without its line feed, less a `\r` at its end.
+fn body_len(line: &[u8]) -> usize {
+    line.len() - usize::from(line.ends_with(b"\r"))
 }
 
 #[cfg(test)]
@@ -172,13 +241,17 @@ mod tests {
             let framed = framer.frame(&mut buffer, carried.len(), filled);
             out.extend_from_slice(&buffer[..framed.end]);
             cuts += framed.truncated;
+            assert!(framed.rest.len() <= LIMIT + LOOK_AHEAD_BYTES + 1);
             carried = buffer[framed.rest].to_vec();
         }
         if !carried.is_empty() {
+            cuts += u64::from(framer.is_above_limit(&carried));
             out.extend_from_slice(&carried);
             out.push(b'\n');
         }
-        (out, cuts)
+        let mut batch = Batch::from_lines(out);
+        cut_processed(&mut batch, LIMIT, cuts > 0, false);
+        (batch.slices().flatten().copied().collect(), cuts)
     }
 
     /// The same, one line after the other.
@@ -222,12 +295,49 @@ mod tests {
         assert_eq!(frame_all(line.as_bytes(), &[1]), (cut.into_bytes(), 1));
     }
 
+    #[test]
+    fn rules_see_a_line_with_what_is_ahead_of_the_limit() {
+        let most = LIMIT + LOOK_AHEAD_BYTES;
+        for (length, seen, cut) in [(most, most, false), (most + 1, most, true)] {
+            let mut buffer = format!("{}\n", "x".repeat(length)).into_bytes();
+            let filled = buffer.len();
+            let framed = Framer::new(LIMIT).frame(&mut buffer, 0, filled);
+            assert_eq!(
+                (framed.end, framed.truncated, framed.cut),
+                (seen + 1, 1, cut)
+            );
+            assert_eq!(buffer[..seen].ends_with(TRUNCATED), cut);
+        }
+    }
+
+    #[test]
+    fn end_that_the_rules_moved_below_the_limit_is_removed_if_it_was_cut() {
+        let mut buffer = format!(
+            "{}ssn 987-65-4321, and more\n",
+            "x".repeat(LIMIT + LOOK_AHEAD_BYTES - 23)
+        );
+        let filled = buffer.len();
+        let mut bytes = std::mem::take(&mut buffer).into_bytes();
+        let framed = Framer::new(LIMIT).frame(&mut bytes, 0, filled);
+        let mut batch = Batch::from_lines(&bytes[..framed.end]);
+        batch.edit_each(|event, rewrite| {
+            let text = event.text().trim_start_matches('x').to_owned();
+            assert_eq!(text, "ssn 987-65- [truncated]");
+            rewrite.replace(text.as_bytes())
+        });
+        cut_processed(&mut batch, LIMIT, framed.cut, true);
+        let left: Vec<u8> = batch.slices().flatten().copied().collect();
+        assert_eq!(left, b" [truncated]\n");
+    }
+
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let line = prop_oneof![
             3 => prop::collection::vec(
                 prop::sample::select(vec![b'a', 0, 0xff, b'\r', b' ']), 0..10),
             1 => (LIMIT - 3..LIMIT + 5).prop_map(|length| vec![b'l'; length]),
             1 => (LIMIT - 3..3 * LIMIT).prop_map(|length| vec![b'\r'; length]),
+            1 => (LIMIT + LOOK_AHEAD_BYTES - 3..LIMIT + LOOK_AHEAD_BYTES + 20)
+                .prop_map(|length| vec![b'v'; length]),
         ];
         let end = prop_oneof![Just(&b"\n"[..]), Just(&b"\r\n"[..])];
         (prop::collection::vec((line.clone(), end), 0..12), line).prop_map(|(lines, last)| {
@@ -246,7 +356,7 @@ mod tests {
         #[test]
         fn events_are_the_same_however_the_bytes_are_cut(
             stream in stream(),
-            pieces in prop::collection::vec(1usize..200, 1..6),
+            pieces in prop::collection::vec(prop_oneof![1usize..200, 1usize..6000], 1..6),
         ) {
             prop_assert_eq!(frame_all(&stream, &pieces), frame_slowly(&stream));
         }

@@ -320,6 +320,7 @@ async fn read_lines(
         }
         let framed = framer.frame(block.buffer_mut(), carried, filled);
         events.truncated += framed.truncated;
+        block.note_cut(framed.cut);
         let rest = block.buffer_mut()[framed.rest.clone()].to_vec();
         if framed.end > 0 {
             block.set_filled(framed.end);
@@ -329,6 +330,7 @@ async fn read_lines(
         }
         if read == 0 {
             if !rest.is_empty() {
+                events.truncated += u64::from(framer.is_above_limit(&rest));
                 events.blocks.push(block_of(intake, &rest)?);
             }
             return Ok(events);
@@ -462,9 +464,10 @@ impl EventWriter<'_> {
             }
         }
         free[text.len()] = b'\n';
-        let (end, cut) = cut_long_lines(free, needed, self.intake.limits.max_event_bytes);
-        *filled += end;
-        self.events.truncated += cut;
+        let long = cut_long_lines(free, needed, self.intake.limits.max_event_bytes);
+        *filled += long.end;
+        self.events.truncated += long.truncated;
+        block.note_cut(long.cut);
         Ok(())
     }
 

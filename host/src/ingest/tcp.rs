@@ -23,7 +23,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Intake, Lane, framing::Framer};
+use super::{
+    Intake, Lane,
+    framing::{Framer, withheld_line},
+};
 use crate::{
     books::Ingest,
     memory::{Block, BlockSize, Charge},
@@ -140,10 +143,13 @@ impl Connection {
         if let Err(error) = SockRef::from(&self.stream).set_tcp_keepalive(&KEEPALIVE) {
             debug!(%error, "cannot set keepalive");
         }
-        if let Err(error) = self.read_to_end().await {
-            debug!(%error, "connection lost");
+        match self.read_to_end().await {
+            Ok(()) => self.send_last_line(),
+            Err(error) => {
+                debug!(%error, "connection lost");
+                self.withhold_last_line();
+            }
         }
-        self.send_last_line();
     }
 
     async fn read_to_end(&mut self) -> io::Result<()> {
@@ -165,7 +171,6 @@ impl Connection {
             let read = match read {
                 Ok(read) => read,
                 Err(error) => {
-                    // What came of a line before a reset counts like a last line.
                     self.keep(block, 0..carried);
                     return Err(error);
                 }
@@ -178,6 +183,7 @@ impl Connection {
             let framed = self.framer.frame(block.buffer_mut(), carried, filled);
             self.adapt(filled, limit);
             self.lane.note_truncated(framed.truncated);
+            block.note_cut(framed.cut);
             if framed.end == 0 {
                 self.keep(block, framed.rest);
                 continue;
@@ -237,7 +243,7 @@ impl Connection {
             block.buffer_mut()[..line.len()].copy_from_slice(&line);
             return Some((block, line.len()));
         }
-        let event = self.framer.give_up(line);
+        let event = self.framer.give_up();
         self.lane.note_truncated(1);
         self.send_line(event, charge);
         None
@@ -278,8 +284,22 @@ impl Connection {
             Partial::Copied(line, charge) => (line, charge),
             Partial::InBlock(mut block, filled) => block.split_off(0..filled),
         };
+        self.lane
+            .note_truncated(u64::from(self.framer.is_above_limit(&line)));
         line.push(b'\n');
         self.send_line(line, charge);
+    }
+
+    /// What came of a line before a reset may end in the half of a value, which no rule would know: it
+    /// counts as an event, and is withheld.
+    fn withhold_last_line(&mut self) {
+        let charge = match std::mem::replace(&mut self.partial, Partial::Nothing) {
+            Partial::Nothing => return,
+            Partial::Copied(_, charge) => charge,
+            Partial::InBlock(mut block, filled) => block.split_off(0..filled).1,
+        };
+        self.lane.note_truncated(1);
+        self.send_line(withheld_line(), charge);
     }
 
     fn send_line(&self, line: Vec<u8>, charge: Charge) {

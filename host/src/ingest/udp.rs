@@ -245,9 +245,10 @@ impl Receiver {
             free[end] = b'\n';
             end += 1;
         }
-        let (end, long) = cut_long_lines(free, end, self.intake.limits.max_event_bytes);
-        self.filled = start + end;
-        self.lane.note_truncated(cut + long);
+        let long = cut_long_lines(free, end, self.intake.limits.max_event_bytes);
+        self.filled = start + long.end;
+        block.note_cut(long.cut);
+        self.lane.note_truncated(cut + long.truncated);
     }
 
     fn flush(&mut self) {

@@ -3,24 +3,31 @@
 //! A [`CompiledChain`] is immutable and shared; each worker runs a [`Chain`] of its own, made from
 //! it when the worker first sees the revision. Redact rules that follow one another run as one, in a
 //! single pass over the bytes, and so do filters that drop by keyword; each keeps its own account.
+//!
+//! A rule that panics does so on one event: that one meets the rule's `on_error`, and a fresh copy of the
+//! rule goes on behind it. Rules with a memory have decided on each event once, whoever does it.
 
 use std::{mem, ops::Range, sync::Arc};
 
 use serde::Serialize;
-use streamgate_guest::{Batch, Processor, Tally};
+use streamgate_guest::{Batch, Tally, Verdict};
 use streamgate_processors::{
     Builtin, DropAccount, Filter, FusedFilters, OnError as ProcessorOnError, Redact, is_privacy,
 };
 use utoipa::ToSchema;
 
-use super::clock::CLOCK;
+use super::{clock::CLOCK, panics};
 use crate::{
     books::{Books, Ledger, NamedRule, RuleAccount},
     config_store::StoreError,
     digest::Digest,
     manifest::{Invalid, OnError, OnOverload, Rule, WASM},
-    wasm::{Module, Params, Ran, Runner, Wasm, WasmRule, WasmStatus},
+    wasm::{Module, Params, Ran, Reason, Runner, Wasm, WasmRule, WasmStatus},
 };
+
+/// Events of one batch on which a step may panic, each by itself; the rest of the batch meets `on_error`
+/// as a whole then. A panic costs some microseconds, and a fresh copy of the step.
+const MOST_PANICS: usize = 64;
 
 /// Where a chain's modules come from: their bytes by digest, or `None` if there are none.
 pub type ModuleSource<'a> = &'a dyn Fn(Digest) -> Result<Option<Vec<u8>>, StoreError>;
@@ -44,6 +51,7 @@ enum Fused {
 struct Step {
     processor: Compiled,
     on_overload: OnOverload,
+    on_error: OnError,
     rule: NamedRule,
 }
 
@@ -51,6 +59,8 @@ struct Step {
 enum Compiled {
     Builtin(Builtin),
     Wasm(Arc<WasmRule>),
+    #[cfg(test)]
+    Faulty(tests::Faulty),
 }
 
 /// What a chain is built with.
@@ -106,11 +116,14 @@ struct WorkerStep {
     /// What its drops are booked on.
     drop_account: DropAccount,
     on_overload: OnOverload,
+    on_error: OnError,
     account: Arc<RuleAccount>,
     /// What the last batch came to, until it is booked.
     seen: u64,
     overloaded: u64,
     ran: Ran,
+    /// Events on which it panicked, or that were given up because it did so too often.
+    panicked: u64,
 }
 
 #[derive(Debug)]
@@ -121,6 +134,8 @@ enum Copied {
     /// A step that runs in the fused one before it.
     InFused,
     Wasm(Box<Runner>),
+    #[cfg(test)]
+    Faulty(Box<tests::Faulty>),
 }
 
 impl CompiledChain {
@@ -161,6 +176,7 @@ impl CompiledChain {
             };
             steps.push(Step {
                 on_overload: on_overload(rule, processor.is_privacy()),
+                on_error: on_error(rule, processor.is_privacy()),
                 processor,
                 rule: rule_name,
             });
@@ -186,8 +202,8 @@ impl CompiledChain {
     pub fn statuses(&self, overloaded: bool) -> Vec<RuleStatus> {
         let status = |step: &Step| {
             let wasm = match &step.processor {
-                Compiled::Builtin(_) => None,
                 Compiled::Wasm(rule) => Some(rule.status()),
+                _ => None,
             };
             let bypassed = overloaded && step.on_overload == OnOverload::Bypass;
             let broken = wasm.as_ref().is_some_and(|wasm| wasm.breaker_open);
@@ -215,14 +231,14 @@ impl CompiledChain {
             .steps
             .into_iter()
             .filter_map(|step| match step.processor {
-                Copied::Builtin(_) | Copied::Fused(..) | Copied::InFused => None,
                 Copied::Wasm(runner) => Some(runner),
+                _ => None,
             })
             .collect();
         let mut alone = |processor: &Compiled| match processor {
-            Compiled::Builtin(builtin) => {
-                Copied::Builtin(Box::new(builtin.for_worker(fastrand::u64(..), &CLOCK)))
-            }
+            Compiled::Builtin(builtin) => Copied::Builtin(Box::new(copy_of(builtin))),
+            #[cfg(test)]
+            Compiled::Faulty(faulty) => Copied::Faulty(Box::new(faulty.clone())),
             Compiled::Wasm(rule) => {
                 let kept = runners
                     .iter()
@@ -253,10 +269,12 @@ impl CompiledChain {
                 processor,
                 drop_account: step.processor.drop_account(),
                 on_overload: step.on_overload,
+                on_error: step.on_error,
                 account: Arc::clone(&step.rule.account),
                 seen: 0,
                 overloaded: 0,
                 ran: Ran::default(),
+                panicked: 0,
             })
             .collect();
         Chain { steps }
@@ -275,30 +293,45 @@ impl Compiled {
         match self {
             Self::Builtin(builtin) => matches!(builtin, Builtin::Redact(_)),
             Self::Wasm(rule) => rule.is_privacy(),
+            #[cfg(test)]
+            Self::Faulty(_) => true,
         }
     }
 
     fn drop_account(&self) -> DropAccount {
         match self {
             Self::Builtin(builtin) => builtin.drop_account(),
-            Self::Wasm(_) => DropAccount::RuleDropped,
+            _ => DropAccount::RuleDropped,
         }
     }
 }
 
 impl Chain {
-    /// Runs every step over the batch. What was done is remembered until [`book`](Self::book).
-    pub fn run(&mut self, batch: &mut Batch, overloaded: bool) {
-        let mut steps = self.steps.as_mut_slice();
-        while let [first, ..] = steps {
+    /// Runs every step over the batch; `compiled` is what this is a copy of. What was done is remembered
+    /// until [`book`](Self::book).
+    pub fn run(&mut self, compiled: &CompiledChain, batch: &mut Batch, overloaded: bool) {
+        let mut at = 0;
+        while let Some(first) = self.steps.get(at) {
             let count = match &first.processor {
                 Copied::Fused(_, tallies) => tallies.len(),
                 _ => 1,
             };
-            let (these, rest) = mem::take(&mut steps).split_at_mut(count);
-            run_steps(these, batch, overloaded);
-            steps = rest;
+            let these = &mut self.steps[at..at + count];
+            run_steps(these, compiled, at, batch, overloaded);
+            at += count;
         }
+    }
+
+    /// Returns the steps that panicked in the last run, by their place among the rules, and on how many
+    /// events.
+    pub fn panicked(&self) -> impl Iterator<Item = (usize, u64)> {
+        let steps = self.steps.iter().enumerate();
+        steps.filter_map(|(at, step)| (step.panicked > 0).then_some((at, step.panicked)))
+    }
+
+    /// Returns whether it has no rules.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
     }
 
     /// Returns whether the last run let events pass a rule untouched, because of overload or because
@@ -328,11 +361,18 @@ impl Chain {
     }
 }
 
-/// Runs one step, or those that are fused into one.
-fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
+/// Runs one step, or those that are fused into one; the first of them is number `at` of the chain.
+fn run_steps(
+    steps: &mut [WorkerStep],
+    compiled: &CompiledChain,
+    at: usize,
+    batch: &mut Batch,
+    overloaded: bool,
+) {
     let mut events = batch.events() as u64;
     for step in &mut *steps {
         (step.seen, step.overloaded, step.ran) = (0, 0, Ran::default());
+        step.panicked = 0;
     }
     let Some(first) = steps.first_mut().filter(|_| events > 0) else {
         return;
@@ -341,31 +381,192 @@ fn run_steps(steps: &mut [WorkerStep], batch: &mut Batch, overloaded: bool) {
         steps.iter_mut().for_each(|step| step.overloaded = events);
         return;
     }
-    match &mut first.processor {
-        Copied::Builtin(builtin) => first.ran.tally = builtin.process(batch),
-        Copied::Wasm(runner) => first.ran = runner.run(batch),
-        Copied::Fused(fused, tallies) => {
-            tallies.fill(Tally::default());
-            match &mut **fused {
-                Fused::Redact(redact) => redact.process_each(batch, tallies),
-                Fused::Filters(filters) => filters.process_each(batch, tallies),
+    if let Copied::Fused(_, tallies) = &mut first.processor {
+        tallies.fill(Tally::default());
+    }
+    if panics::catch(|| run_first(first, batch)).is_err() {
+        let copies = &compiled.steps[at..at + steps.len()];
+        recover(steps, compiled, copies, batch, events);
+    }
+    let mut tallies = match &mut steps[0].processor {
+        Copied::Fused(_, tallies) => mem::take(tallies),
+        _ => Vec::new(),
+    };
+    for (step, tally) in steps.iter_mut().zip(&tallies) {
+        step.ran.tally += *tally;
+    }
+    for step in &mut *steps {
+        step.seen = events - step.ran.bypassed;
+        events -= step.ran.tally.dropped + step.ran.tally.failed_dropped;
+    }
+    if let Copied::Fused(_, kept) = &mut steps[0].processor {
+        mem::swap(kept, &mut tallies);
+    }
+}
+
+/// Lets a step do its work, and those that are fused with it theirs.
+fn run_first(step: &mut WorkerStep, batch: &mut Batch) {
+    match &mut step.processor {
+        Copied::Builtin(builtin) => builtin.process_into(batch, &mut step.ran.tally),
+        Copied::Wasm(runner) => step.ran = runner.run(batch),
+        Copied::Fused(fused, tallies) => match &mut **fused {
+            Fused::Redact(redact) => redact.process_each(batch, tallies),
+            Fused::Filters(filters) => filters.process_each(batch, tallies),
+        },
+        Copied::InFused => {}
+        #[cfg(test)]
+        Copied::Faulty(faulty) => faulty.process_into(batch, &mut step.ran.tally),
+    }
+}
+
+/// Goes on after a panic: the event that it was about meets `on_error`, the events behind it get a fresh
+/// copy of the step. `copies` are the steps as they were compiled; `events` the batch had before.
+#[cold]
+fn recover(
+    steps: &mut [WorkerStep],
+    compiled: &CompiledChain,
+    copies: &[Step],
+    batch: &mut Batch,
+    events: u64,
+) {
+    // Of what was decided, some rules have counted what they did, and others would have at the end.
+    let has_counted = match &steps[0].processor {
+        Copied::Builtin(builtin) => matches!(**builtin, Builtin::Redact(_)),
+        Copied::Fused(..) => true,
+        _ => false,
+    };
+    // A panic in a WASM rule is one of ours, and not about an event.
+    let is_native = !matches!(steps[0].processor, Copied::Wasm(_));
+    let mut events = events;
+    let (mut guilty, mut panics) = (0, 0);
+    loop {
+        panics += 1;
+        let Some(interrupted) = is_native.then(|| batch.isolate_interrupted()).flatten() else {
+            // Not in an edit, or after it: it is not known what was done to which event.
+            if !has_counted {
+                let left = batch.events() as u64;
+                steps[0].ran.tally.dropped += events.saturating_sub(left);
             }
-            let tallies = mem::take(tallies);
-            for (step, tally) in steps.iter_mut().zip(&tallies) {
-                step.ran.tally = *tally;
-                step.seen = events;
-                events -= tally.dropped + tally.failed_dropped;
-            }
-            if let [first, ..] = steps
-                && let Copied::Fused(_, kept) = &mut first.processor
-            {
-                *kept = tallies;
-            }
+            break;
+        };
+        if !has_counted {
+            let tally = &mut steps[0].ran.tally;
+            tally.dropped += interrupted.edited.dropped;
+            tally.changed += interrupted.edited.changed;
+        }
+        renew(&mut steps[0], compiled, copies, true);
+        if interrupted.at_event {
+            guilty += 1;
+            decide_on_guilty(steps, copies, batch);
+        }
+        batch.go_on();
+        events = batch.events() as u64;
+        // Most panics that are not at an event are followed by one that is.
+        if events == 0 || guilty == MOST_PANICS || panics == 2 * MOST_PANICS {
+            break;
+        }
+        let first = &mut steps[0];
+        if panics::catch(|| run_first(first, batch)).is_ok() {
+            batch.rejoin();
             return;
         }
-        Copied::InFused => {}
     }
-    first.seen = events - first.ran.bypassed;
+    if !batch.is_empty() {
+        give_up(steps, batch);
+        // What was decided for events that are given up is for nobody else.
+        renew(&mut steps[0], compiled, copies, false);
+    }
+    batch.rejoin();
+}
+
+/// Replaces the copy of a step whose scratch space is not to be trusted.
+fn renew(step: &mut WorkerStep, compiled: &CompiledChain, copies: &[Step], resume: bool) {
+    let first = &copies[0];
+    match (&mut step.processor, &first.processor) {
+        (Copied::Builtin(copy), Compiled::Builtin(builtin)) => {
+            let mut fresh = copy_of(builtin);
+            if resume {
+                fresh.resume_from(copy);
+            }
+            **copy = fresh;
+        }
+        (Copied::Wasm(runner), Compiled::Wasm(rule)) => {
+            **runner = Runner::new(Arc::clone(rule));
+        }
+        (Copied::Fused(copy, _), _) => {
+            let is_first = |range: &Range<usize>| std::ptr::eq(&compiled.steps[range.start], first);
+            if let Some((_, fused)) = compiled.fused.iter().find(|(range, _)| is_first(range)) {
+                **copy = fused.clone();
+            }
+        }
+        #[cfg(test)]
+        (Copied::Faulty(copy), Compiled::Faulty(faulty)) => **copy = faulty.clone(),
+        _ => {}
+    }
+}
+
+/// Decides on the only event of the batch, on which one of the steps panics.
+fn decide_on_guilty(steps: &mut [WorkerStep], copies: &[Step], batch: &mut Batch) {
+    let [_, _, ..] = steps else {
+        fail_all(&mut steps[0], batch);
+        return;
+    };
+    // Fused: each by itself, to find out which one it is. Those before it have counted what they did.
+    let mut done = vec![Tally::default(); steps.len()];
+    let mut guilty = None;
+    for (at, copy) in copies.iter().enumerate() {
+        let Compiled::Builtin(builtin) = &copy.processor else {
+            continue;
+        };
+        let (tally, mut builtin) = (&mut done[at], copy_of(builtin));
+        if panics::catch(|| builtin.process_into(batch, tally)).is_err() {
+            *tally = Tally::default();
+            fail_all(&mut steps[at], batch);
+            guilty.get_or_insert(at);
+        }
+        if batch.is_empty() {
+            break;
+        }
+    }
+    for (step, tally) in steps.iter_mut().zip(done).skip(guilty.unwrap_or(0)) {
+        step.ran.tally += tally;
+    }
+}
+
+/// Lets all events that are left meet `on_error`: of the first step that does not let them pass.
+fn give_up(steps: &mut [WorkerStep], batch: &mut Batch) {
+    for step in steps {
+        fail_all(step, batch);
+        if step.on_error != OnError::Pass {
+            return;
+        }
+    }
+}
+
+/// Lets all events of the batch meet a step's `on_error`.
+fn fail_all(step: &mut WorkerStep, batch: &mut Batch) {
+    let events = batch.events() as u64;
+    let tally = &mut step.ran.tally;
+    let verdict = match step.on_error {
+        OnError::Pass => Verdict::Keep,
+        OnError::Mask => Verdict::Withhold,
+        OnError::Drop => Verdict::Drop,
+    };
+    match step.on_error {
+        OnError::Drop => tally.failed_dropped += events,
+        _ => tally.failed += events,
+    }
+    if verdict != Verdict::Keep {
+        batch.edit_each(|_, _| verdict);
+    }
+    if matches!(step.processor, Copied::Wasm(_)) {
+        step.ran.failures[Reason::Trap as usize] += events;
+    }
+    step.panicked += events;
+}
+
+fn copy_of(builtin: &Builtin) -> Builtin {
+    builtin.for_worker(fastrand::u64(..), &CLOCK)
 }
 
 /// Finds steps of one kind that follow one another and are bypassed alike, and makes one of each row.
@@ -420,12 +621,10 @@ fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {
     if is_privacy {
         refuse_leaks(rule)?;
     }
-    let on_error = match rule.on_error {
-        Some(OnError::Pass) => ProcessorOnError::Pass,
-        Some(OnError::Mask) => ProcessorOnError::Mask,
-        Some(OnError::Drop) => ProcessorOnError::Drop,
-        None if is_privacy => ProcessorOnError::Mask,
-        None => ProcessorOnError::Pass,
+    let on_error = match on_error(rule, is_privacy) {
+        OnError::Pass => ProcessorOnError::Pass,
+        OnError::Mask => ProcessorOnError::Mask,
+        OnError::Drop => ProcessorOnError::Drop,
     };
     Builtin::build(&rule.kind, &rule.params, on_error)
         .map_err(|error| Invalid::new(error.code, error.pointer, error.message))
@@ -500,6 +699,14 @@ fn load(params: &Params, parts: Parts<'_>) -> Result<Arc<Module>, BuildError> {
     Ok(loaded.map_err(|error| Invalid::new(error.code, "/params/module", error.message))?)
 }
 
+fn on_error(rule: &Rule, is_privacy: bool) -> OnError {
+    let default = match is_privacy {
+        true => OnError::Mask,
+        false => OnError::Pass,
+    };
+    rule.on_error.unwrap_or(default)
+}
+
 fn on_overload(rule: &Rule, is_privacy: bool) -> OnOverload {
     let default = match is_privacy {
         true => OnOverload::Enforce,
@@ -507,3 +714,6 @@ fn on_overload(rule: &Rule, is_privacy: bool) -> OnOverload {
     };
     rule.on_overload.unwrap_or(default)
 }
+
+#[cfg(test)]
+mod tests;
