@@ -18,6 +18,12 @@ const SHORT: usize = LONG / 8;
 /// How much longer the long events may take than the short ones.
 const MAX_GROWTH: u32 = 24;
 
+/// So many faults of a rule are shown; the search for more would take long.
+const MAX_FAULTS: usize = 4;
+
+/// A time that is no accident, and so is not taken again.
+const CERTAIN: Duration = Duration::from_secs(1);
+
 /// A time that tells nothing.
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
@@ -111,8 +117,14 @@ fn faults(kind: &str, params: &Value) -> Vec<String> {
                 "{}: {before:?}, and {taken:?} for 8 times that",
                 piece.escape_debug()
             ));
+            if taken > CERTAIN {
+                break;
+            }
         }
         faults.extend(fault);
+        if faults.len() == MAX_FAULTS {
+            break;
+        }
     }
     match faults.is_empty() {
         true => faults,
@@ -148,7 +160,7 @@ fn all_detectors_together_take_linear_time() {
 }
 
 #[test]
-fn other_rules_take_linear_time() {
+fn rules_of_redact_take_linear_time() {
     check([
         ("redact", json!({"pattern": r"\d+"})),
         ("redact", json!({"pattern": r"\S+@\S+"})),
@@ -177,6 +189,12 @@ fn other_rules_take_linear_time() {
             "redact",
             json!({"detectors": ["generic_secret", "password"], "action": "mask"}),
         ),
+    ]);
+}
+
+#[test]
+fn filters_take_linear_time() {
+    check([
         ("filter", json!({"pattern": r"password=\S+x"})),
         (
             "attribute_filter",
