@@ -21,7 +21,7 @@ const MAX_GROWTH: u32 = 24;
 /// So many faults of a rule are shown; the search for more would take long.
 const MAX_FAULTS: usize = 4;
 
-/// A time that is no accident, and so is not taken again.
+/// A time that is no accident: it is not taken again, and ends the search.
 const CERTAIN: Duration = Duration::from_secs(1);
 
 /// A time that tells nothing.
@@ -100,7 +100,7 @@ fn faults(kind: &str, params: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     for piece in PIECES {
         let (long, short) = (events(piece, LONG), events(piece, SHORT));
-        let mut fault = None;
+        let (mut fault, mut is_certain) = (None, false);
         // What happens once may be others who use the machine.
         for _ in 0..3 {
             let taken = time(&mut rule, &long);
@@ -117,12 +117,13 @@ fn faults(kind: &str, params: &Value) -> Vec<String> {
                 "{}: {before:?}, and {taken:?} for 8 times that",
                 piece.escape_debug()
             ));
-            if taken > CERTAIN {
+            is_certain = taken > CERTAIN;
+            if is_certain {
                 break;
             }
         }
         faults.extend(fault);
-        if faults.len() == MAX_FAULTS {
+        if is_certain || faults.len() == MAX_FAULTS {
             break;
         }
     }
