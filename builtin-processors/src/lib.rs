@@ -13,7 +13,7 @@ pub use attribute_filter::AttributeFilter;
 pub use clock::Clock;
 pub use dedupe::Dedupe;
 pub use filter::{Filter, FusedFilters};
-pub use redact::Redact;
+pub use redact::{Notes, Redact};
 pub use sample::Sample;
 pub use scan::find_line_ends;
 pub use throttle::Throttle;
@@ -33,6 +33,7 @@ mod redact;
 mod sample;
 mod scan;
 mod throttle;
+mod view;
 
 /// The names that a rule's `type` may have.
 pub const TYPES: [&str; 6] = [

@@ -15,7 +15,7 @@ use regex_automata::{
     meta::Regex,
     util::{captures::Captures, syntax},
 };
-use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{Hir, HirKind, Look, Repetition};
 
 use crate::{
     RuleError,
@@ -244,7 +244,7 @@ impl Pattern {
                 "pattern_never_matches",
                 pointer,
                 format!(
-                    "`{}` can match in no event: an event never contains a line feed",
+                    "`{}` matches no text at all",
                     shown(pattern)
                 ),
             ));
@@ -299,18 +299,18 @@ impl Pattern {
     /// Says whether the pattern matches in the body of an event.
     pub(crate) fn is_match(&self, body: &[u8]) -> bool {
         match &self.scan {
-            Scan::Rows { .. } => self.next_match(body, 0, None, None).is_some(),
+            Scan::Rows { .. } => self.next_match(body, 0..body.len(), None, None).is_some(),
             Scan::Regex(_) => self.exact.is_match(body),
         }
     }
 
-    /// Finds the next match in a body, at or after `at`; its groups too if there is a place for
-    /// them. `known` is the first place at or after `at` where a gate that looks for
+    /// Finds the next match in a part of a body; its groups too if there is a place for them. Anchors are
+    /// about the body. `known` is the first place in the part or behind it where a gate that looks for
     /// [`rows`](Self::rows) has a hit, if that is known.
     pub(crate) fn next_match(
         &self,
         body: &[u8],
-        at: usize,
+        part: Range<usize>,
         known: Option<usize>,
         mut captures: Option<&mut Captures>,
     ) -> Option<Match> {
@@ -318,23 +318,25 @@ impl Pattern {
             gate, reach_back, ..
         } = &self.scan
         else {
-            return self.search(body, at..body.len(), captures);
+            return self.search(body, part, captures);
         };
         // The regex is slow, so it gets no more than what a match around a hit can lie in.
-        let mut next = known.or_else(|| gate.find(body, at));
+        let mut next = known.or_else(|| gate.find_in(body, part.clone()));
         loop {
-            let hit = next?;
-            let start = reach_back.map_or(at, |back| hit.saturating_sub(back).max(at));
+            let hit = next.filter(|&hit| hit < part.end)?;
+            let start = reach_back.map_or(part.start, |back| {
+                hit.saturating_sub(back).max(part.start)
+            });
             let end = self
                 .longest
                 .and_then(|longest| hit.checked_add(longest))
-                .map_or(body.len(), |end| end.min(body.len()));
+                .map_or(part.end, |end| end.min(part.end));
             let found = self.search(body, start..end, captures.as_deref_mut());
             match found {
                 // What begins behind the hit may have been cut off, and has a hit of its own.
-                Some(found) if found.start() <= hit || end == body.len() => return Some(found),
-                None if end == body.len() => return None,
-                _ => next = gate.find(body, hit + 1),
+                Some(found) if found.start() <= hit || end == part.end => return Some(found),
+                None if end == part.end => return None,
+                _ => next = gate.find_in(body, hit + 1..part.end),
             }
         }
     }
@@ -461,27 +463,15 @@ fn regex_config() -> regex_automata::meta::Config {
 /// Makes the pattern that scans whole slices: it matches somewhere inside every event that `hir`
 /// matches in.
 ///
-/// Line feeds are taken out of every class, so that no match spans two events. An anchor at the
+/// It may also match across two events, which finds one of them in vain. An anchor at the
 /// start becomes the start of a line, or nothing if it may be that of a part; other anchors become nothing, since what they look at (the
 /// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
 /// of a body and a line end are alike to them. Groups are dropped.
 fn widen(hir: &Hir, in_parts: bool) -> Hir {
     match hir.kind() {
         HirKind::Empty => Hir::empty(),
-        HirKind::Literal(literal) if literal.0.contains(&b'\n') => Hir::fail(),
         HirKind::Literal(literal) => Hir::literal(literal.0.clone()),
-        HirKind::Class(Class::Unicode(class)) => {
-            let mut class = class.clone();
-            let feed = regex_syntax::hir::ClassUnicodeRange::new('\n', '\n');
-            class.difference(&ClassUnicode::new([feed]));
-            Hir::class(Class::Unicode(class))
-        }
-        HirKind::Class(Class::Bytes(class)) => {
-            let mut class = class.clone();
-            let feed = regex_syntax::hir::ClassBytesRange::new(b'\n', b'\n');
-            class.difference(&ClassBytes::new([feed]));
-            Hir::class(Class::Bytes(class))
-        }
+        HirKind::Class(class) => Hir::class(class.clone()),
         HirKind::Look(Look::Start | Look::StartLF) if in_parts => Hir::empty(),
         HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartLF),
         HirKind::Look(Look::End | Look::EndLF | Look::StartCRLF | Look::EndCRLF) => Hir::empty(),
@@ -559,8 +549,7 @@ mod tests {
             ("a(", "invalid_regex"),
             ("a*", "pattern_matches_empty"),
             ("", "pattern_matches_empty"),
-            (r"\n", "pattern_never_matches"),
-            ("a\nb", "pattern_never_matches"),
+            (r"[^\s\S]", "pattern_never_matches"),
             (r"(\w{500}){500}", "invalid_regex"),
         ] {
             let error = Pattern::build(pattern, false, "/params/pattern").expect_err(pattern);

@@ -40,14 +40,17 @@ use streamgate_guest::{Batch, Processor, Tally};
 use crate::{OnError, RuleError};
 
 use self::{engine::Engine, rule::Rule};
+pub use rule::Notes;
 pub(crate) use rule::Params;
 
 mod action;
 mod engine;
-mod json;
+mod fields;
 mod key;
 mod replacement;
 mod rule;
+mod search;
+mod write;
 
 /// Replaces what must not leave: one rule, or several fused.
 #[derive(Debug, Clone)]
@@ -80,6 +83,12 @@ impl Redact {
     pub fn process_each(&mut self, batch: &mut Batch, tallies: &mut [Tally]) {
         assert_eq!(tallies.len(), self.rules.len(), "each rule has a tally");
         self.engine.process(&mut self.rules, batch, tallies);
+    }
+
+    /// Returns, for each rule, of how many events it could not tell the fields, since that was asked for
+    /// last.
+    pub fn take_notes(&mut self) -> impl Iterator<Item = Notes> {
+        self.rules.iter_mut().map(|rule| std::mem::take(&mut rule.notes))
     }
 
     fn new(rules: Vec<Rule>) -> Self {

@@ -314,6 +314,14 @@ impl Gate {
         }
     }
 
+    /// Finds the first place in a part where a row lies; its end may be behind the part.
+    pub(crate) fn find_in(&self, haystack: &[u8], part: Range<usize>) -> Option<usize> {
+        match self.scan_part(haystack, part, ControlFlow::Break) {
+            ControlFlow::Break(hit) => Some(hit.at),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+
     /// Finds the positions that the first places answer to.
     #[cfg(target_arch = "x86_64")]
     fn look_up<const A: bool>(&self, haystack: &[u8], part: Range<usize>, out: &mut avx2::Answers) {

@@ -426,19 +426,18 @@ fn writers_of_json_change_nothing() {
                     continue;
                 }
             };
-            let mut shapes = vec![
-                (
-                    "value",
-                    json!({"m": sample.text, "n": 7}),
-                    json!({"m": text, "n": 7}),
-                ),
-                (
+            let mut shapes = vec![(
+                "value",
+                json!({"m": sample.text, "n": 7}),
+                json!({"m": text, "n": 7}),
+            )];
+            // An array is a field as a whole, the number in it too.
+            if !sample.by_field {
+                shapes.push((
                     "element",
                     json!({"m": [1, sample.text]}),
                     json!({"m": [1, text]}),
-                ),
-            ];
-            if !sample.by_field {
+                ));
                 let (before, after) = ([&*sample.text], [&*text]);
                 let of = |[key]: [&str; 1]| {
                     Value::Object([(key.to_owned(), 7.into())].into_iter().collect())

@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
         ),
         case(
             fields("us_ssn", "person/ssn"),
-            r#"{"person":{"name":"Zo\u00eb",«"ssn":"536-90-4399"»},"z":0}"#,
+            r#"{«"person"»:{"name":"Zo\u00eb",«"ssn":"536-90-4399"»},"z":0}"#,
             "536-90-4399",
         ),
         case(
@@ -67,7 +67,7 @@ fn cases() -> Vec<Case> {
         ),
         case(
             fields("credit_card", "pay.card"),
-            r#"{"id":"a-1","pay":{«"card":"4111111111111111"»,"eur":12}}"#,
+            r#"{"id":"a-1",«"pay"»:{«"card":"4111111111111111"»,"eur":12}}"#,
             "4111111111111111",
         ),
         case(
@@ -77,7 +77,7 @@ fn cases() -> Vec<Case> {
         ),
         case(
             fields("password", "login/password"),
-            r#"{"login":{"user":"mira",«"password":"Gr8tefulFox"»},"plan":"pro"}"#,
+            r#"{«"login"»:{"user":"mira",«"password":"Gr8tefulFox"»},"plan":"pro"}"#,
             "Gr8tefulFox",
         ),
         case(
@@ -92,12 +92,12 @@ fn cases() -> Vec<Case> {
         ),
         case(
             json!({"pattern": r"q\d{4}z", "fields": ["a/b"]}),
-            r#"{"x":[1,"y"],"a":{"c":"d",«"b":"q4711z"»},"e":null}"#,
+            r#"{"x":[1,"y"],«"a"»:{"c":"d",«"b":"q4711z"»},"e":null}"#,
             "q4711z",
         ),
         case(
             json!({"pattern": "(?s).+", "fields": ["a/b"], "action": "mask"}),
-            r#"{"x":[1,"y"],"a":{"c":"d",«"b":"quill"»},"e":null}"#,
+            r#"{"x":[1,"y"],«"a"»:{"c":"d",«"b":"quill"»},"e":null}"#,
             "quill",
         ),
         case(

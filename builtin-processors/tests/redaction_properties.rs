@@ -112,6 +112,20 @@ impl Node {
     }
 }
 
+/// Whether a key of an event holds one of the characters.
+fn keys_hold(event: &str, characters: [char; 3]) -> Result<bool, TestCaseError> {
+    fn hold(node: &Node, characters: [char; 3]) -> bool {
+        match node {
+            Node::Scalar(_) => false,
+            Node::Array(nodes) => nodes.iter().any(|node| hold(node, characters)),
+            Node::Object(members) => members
+                .iter()
+                .any(|(key, node)| key.contains(characters) || hold(node, characters)),
+        }
+    }
+    Ok(hold(&node(event)?, characters))
+}
+
 fn node(text: &str) -> Result<Node, TestCaseError> {
     serde_json::from_str(text).map_err(|error| TestCaseError::fail(format!("{error}: {text}")))
 }
@@ -158,7 +172,6 @@ fn some_json(text: &'static str) -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         4 => text.prop_map(Value::from),
         1 => (-50_i64..50).prop_map(Value::from),
-        1 => (-1e3..1e3_f64).prop_map(Value::from),
         1 => prop::sample::select(vec![Value::Null, true.into(), false.into()]),
     ];
     let inner = leaf.prop_recursive(3, 16, 4, move |inner| {
@@ -274,6 +287,8 @@ proptest! {
         event in some_json(TEXT),
     ) {
         // None of the patterns begins in a number, in a literal or between two texts.
+        // A match that begins in a key may need the value of that key, so keys hold none.
+        prop_assume!(!keys_hold(&event, ['b', '=', 'é'])?);
         let mut redact = build(&with_action(pattern, action));
         let out = run(&mut redact, &event)?;
         let (mut before, mut after) = (Vec::new(), Vec::new());

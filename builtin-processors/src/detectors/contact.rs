@@ -23,7 +23,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         description: "E.164 with `+`, an assigned country code and 8 to 15 digits (ITU-T E.164, list \
             of country codes); or ten digits of the North American plan, area code and exchange \
             from 200 and no service code (NANPA). Ten digits without separators need a keyword.",
-        pattern: r"(?-u)\+1[ .-]?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-]?)[2-9]\d{2}[ .-]?\d{4}|\+[2-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{1,12}){1,5}|(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.-])[2-9]\d{2}[ .-]\d{4}|[2-9]\d{2} [2-9]\d{2}[ -]\d{4}|[2-9]\d{2}[2-9]\d{6}",
+        pattern: r"(?-u)\+1[ .+-]?(?:\([2-9]\d{2}\)[ +]?|[2-9]\d{2}[ .+-]?)[2-9]\d{2}[ .+-]?\d{4}|\+[2-9]\d{0,2}(?:[ .+-]?\(\d{1,4}\))?(?:[ .+-]?\d{1,12}){1,5}|(?:\([2-9]\d{2}\)[ +]?|[2-9]\d{2}[.-])[2-9]\d{2}[ .+-]\d{4}|[2-9]\d{2}[ +][2-9]\d{2}[ +-]\d{4}|[2-9]\d{2}[2-9]\d{6}",
         check: Some(is_phone),
         boundary: Boundary::Number,
         keywords: &[

@@ -86,10 +86,21 @@ fn has(text: &[u8], word: &[u8]) -> bool {
 /// Returns how many bytes of the text the word takes, if the text begins with it.
 fn length_at(text: &[u8], word: &[u8]) -> Option<usize> {
     let mut at = 0;
-    for &letter in word {
+    let mut letters = word;
+    while let Some((&letter, rest)) = letters.split_first() {
+        letters = rest;
         let byte = text.get(at);
         if letter == b' ' {
-            at += usize::from(byte.is_some_and(|byte| b" _-.".contains(byte)));
+            at += usize::from(byte.is_some_and(|byte| b" _-.+".contains(byte)));
+        } else if letter >= 0xc0 {
+            // Beyond ASCII, upper and lower case are characters of the same length, mostly.
+            let wanted = first_character(word_from(word, letters.len() + 1))?;
+            let found = first_character(text.get(at..)?)?;
+            if !found.to_lowercase().eq(wanted.to_lowercase()) {
+                return None;
+            }
+            at += found.len_utf8();
+            letters = &letters[wanted.len_utf8() - 1..];
         } else if byte.is_some_and(|byte| byte.eq_ignore_ascii_case(&letter)) {
             at += 1;
         } else {
@@ -97,6 +108,21 @@ fn length_at(text: &[u8], word: &[u8]) -> Option<usize> {
         }
     }
     Some(at)
+}
+
+/// The last bytes of a word.
+fn word_from(word: &[u8], length: usize) -> &[u8] {
+    &word[word.len() - length..]
+}
+
+fn first_character(text: &[u8]) -> Option<char> {
+    let length = match text.first()? {
+        0xf0.. => 4,
+        0xe0.. => 3,
+        0xc0.. => 2,
+        _ => 1,
+    };
+    std::str::from_utf8(text.get(..length)?).ok()?.chars().next()
 }
 
 /// Whether `text[start..end]` is a word by itself: no letter joins it, but for `camelCase`.
@@ -162,6 +188,8 @@ mod tests {
             ("taxId", "tax id", true),
             ("TAX_ID", "tax id", true),
             ("身份证号", "身份证", true),
+            ("FØDSELSNUMMER", "fødselsnummer", true),
+            ("FODSELSNUMMER", "fødselsnummer", false),
         ] {
             assert_eq!(
                 has(text.as_bytes(), word.as_bytes()),

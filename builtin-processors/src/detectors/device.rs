@@ -14,7 +14,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "IMEI of a mobile device",
         description: "15 digits, alone or as 2-6-6-1, with Luhn's check digit (3GPP TS 23.003, annex B). \
             Always needs a keyword.",
-        pattern: r"(?-u)\d{2}[ -]\d{6}[ -]\d{6}[ -]\d|\d{15}",
+        pattern: r"(?-u)\d{2}[ +-]\d{6}[ +-]\d{6}[ +-]\d|\d{15}",
         check: Some(|matched| {
             checks::luhn_in::<15>(matched)
                 && checks::digits::<15>(matched).is_some_and(|digits| !checks::are_alike(&digits))

@@ -18,7 +18,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         its lengths (Visa, Mastercard, American Express, Discover, JCB, Diners Club, UnionPay, \
         Maestro, Mir, RuPay, Elo, Verve) and Luhn's check digit (ISO/IEC 7812-1). Rows of \
         12, 13 and 17 to 19 digits need a keyword: identity numbers look alike.",
-        pattern: r"(?-u)[2-689]\d{3}(?:[ -]\d{4}){3}|3[47]\d{2}[ -]\d{6}[ -]\d{5}|3\d{3}[ -]\d{6}[ -]\d{4}|62\d{4}[ -]\d{13}|[2-689]\d{11,18}",
+        pattern: r"(?-u)[2-689]\d{3}(?:[ +-]\d{4}){3}|3[47]\d{2}[ +-]\d{6}[ +-]\d{5}|3\d{3}[ +-]\d{6}[ +-]\d{4}|62\d{4}[ +-]\d{13}|[2-689]\d{11,18}",
         check: Some(is_card),
         boundary: Boundary::Grouped,
         keywords: &[
@@ -134,24 +134,24 @@ pub(super) const DETECTORS: &[Detector] = &[
 /// By length, for each country its letters, and groups of four.
 const IBAN: &str = concat!(
     "(?-u)",
-    r"(?:NO)\d{2}(?: ?[0-9A-Z]{4}){2} ?[0-9A-Z]{3}|",
-    r"(?:BE)\d{2}(?: ?[0-9A-Z]{4}){3}|",
-    r"(?:DK|F[IKO]|GL|NL|SD)\d{2}(?: ?[0-9A-Z]{4}){3} ?[0-9A-Z]{2}|",
-    r"(?:MK|SI)\d{2}(?: ?[0-9A-Z]{4}){3} ?[0-9A-Z]{3}|",
-    r"(?:AT|BA|EE|KZ|L[TU]|MN|XK)\d{2}(?: ?[0-9A-Z]{4}){4}|",
-    r"(?:CH|HR|L[IV])\d{2}(?: ?[0-9A-Z]{4}){4} ?[0-9A-Z]{1}|",
-    r"(?:B[GH]|CR|DE|G[BE]|IE|ME|RS|VA)\d{2}(?: ?[0-9A-Z]{4}){4} ?[0-9A-Z]{2}|",
-    r"(?:AE|GI|I[LQ]|OM|SO|TL)\d{2}(?: ?[0-9A-Z]{4}){4} ?[0-9A-Z]{3}|",
-    r"(?:AD|CZ|ES|MD|PK|RO|S[AEK]|TN|VG)\d{2}(?: ?[0-9A-Z]{4}){5}|",
-    r"(?:LY|PT|ST)\d{2}(?: ?[0-9A-Z]{4}){5} ?[0-9A-Z]{1}|",
-    r"(?:IS|TR)\d{2}(?: ?[0-9A-Z]{4}){5} ?[0-9A-Z]{2}|",
-    r"(?:BI|DJ|FR|GR|IT|M[CR]|SM)\d{2}(?: ?[0-9A-Z]{4}){5} ?[0-9A-Z]{3}|",
-    r"(?:A[LZ]|BY|CY|DO|GT|H[NU]|LB|NI|PL|SV)\d{2}(?: ?[0-9A-Z]{4}){6}|",
-    r"(?:BR|EG|PS|QA|UA)\d{2}(?: ?[0-9A-Z]{4}){6} ?[0-9A-Z]{1}|",
-    r"(?:JO|KW|MU|YE)\d{2}(?: ?[0-9A-Z]{4}){6} ?[0-9A-Z]{2}|",
-    r"(?:MT|SC)\d{2}(?: ?[0-9A-Z]{4}){6} ?[0-9A-Z]{3}|",
-    r"(?:LC)\d{2}(?: ?[0-9A-Z]{4}){7}|",
-    r"(?:RU)\d{2}(?: ?[0-9A-Z]{4}){7} ?[0-9A-Z]{1}",
+    r"(?:NO)\d{2}(?:[ +]?[0-9A-Z]{4}){2}[ +]?[0-9A-Z]{3}|",
+    r"(?:BE)\d{2}(?:[ +]?[0-9A-Z]{4}){3}|",
+    r"(?:DK|F[IKO]|GL|NL|SD)\d{2}(?:[ +]?[0-9A-Z]{4}){3}[ +]?[0-9A-Z]{2}|",
+    r"(?:MK|SI)\d{2}(?:[ +]?[0-9A-Z]{4}){3}[ +]?[0-9A-Z]{3}|",
+    r"(?:AT|BA|EE|KZ|L[TU]|MN|XK)\d{2}(?:[ +]?[0-9A-Z]{4}){4}|",
+    r"(?:CH|HR|L[IV])\d{2}(?:[ +]?[0-9A-Z]{4}){4}[ +]?[0-9A-Z]{1}|",
+    r"(?:B[GH]|CR|DE|G[BE]|IE|ME|RS|VA)\d{2}(?:[ +]?[0-9A-Z]{4}){4}[ +]?[0-9A-Z]{2}|",
+    r"(?:AE|GI|I[LQ]|OM|SO|TL)\d{2}(?:[ +]?[0-9A-Z]{4}){4}[ +]?[0-9A-Z]{3}|",
+    r"(?:AD|CZ|ES|MD|PK|RO|S[AEK]|TN|VG)\d{2}(?:[ +]?[0-9A-Z]{4}){5}|",
+    r"(?:LY|PT|ST)\d{2}(?:[ +]?[0-9A-Z]{4}){5}[ +]?[0-9A-Z]{1}|",
+    r"(?:IS|TR)\d{2}(?:[ +]?[0-9A-Z]{4}){5}[ +]?[0-9A-Z]{2}|",
+    r"(?:BI|DJ|FR|GR|IT|M[CR]|SM)\d{2}(?:[ +]?[0-9A-Z]{4}){5}[ +]?[0-9A-Z]{3}|",
+    r"(?:A[LZ]|BY|CY|DO|GT|H[NU]|LB|NI|PL|SV)\d{2}(?:[ +]?[0-9A-Z]{4}){6}|",
+    r"(?:BR|EG|PS|QA|UA)\d{2}(?:[ +]?[0-9A-Z]{4}){6}[ +]?[0-9A-Z]{1}|",
+    r"(?:JO|KW|MU|YE)\d{2}(?:[ +]?[0-9A-Z]{4}){6}[ +]?[0-9A-Z]{2}|",
+    r"(?:MT|SC)\d{2}(?:[ +]?[0-9A-Z]{4}){6}[ +]?[0-9A-Z]{3}|",
+    r"(?:LC)\d{2}(?:[ +]?[0-9A-Z]{4}){7}|",
+    r"(?:RU)\d{2}(?:[ +]?[0-9A-Z]{4}){7}[ +]?[0-9A-Z]{1}",
 );
 
 /// ISO 3166-1, alpha-2, and XK, which banks use.

@@ -14,7 +14,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "UK NHS number",
         description: "Ten digits, the last one a check digit by modulus 11 (NHS Data Dictionary, \"NHS \
             NUMBER\"). Always needs a keyword.",
-        pattern: r"(?-u)\d{3}[ -]\d{3}[ -]\d{4}|\d{10}",
+        pattern: r"(?-u)\d{3}[ +-]\d{3}[ +-]\d{4}|\d{10}",
         check: Some(|matched| {
             checks::digits::<10>(matched).is_some_and(|digits| {
                 let sum = checks::weighted(&digits[..9], &[10, 9, 8, 7, 6, 5, 4, 3, 2]);
@@ -81,7 +81,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Australian Medicare number",
         description: "Eight digits from 2 to 6, a check digit by modulus 10, an issue number, and maybe \
             the place on the card (Services Australia; METeOR 270101). Always needs a keyword.",
-        pattern: r"(?-u)[2-6]\d{3}[ -]?\d{5}[ -]?\d(?:[ /-]?\d)?",
+        pattern: r"(?-u)[2-6]\d{3}[ +-]?\d{5}[ +-]?\d(?:[ +/-]?\d)?",
         check: Some(|matched| {
             let mut digits = [0; 9];
             let found = matched.iter().filter(|byte| byte.is_ascii_digit());

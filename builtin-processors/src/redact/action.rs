@@ -1,6 +1,9 @@
 //! What is written in place of a match.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -91,22 +94,27 @@ impl Hasher {
         out.push(b']');
     }
 
-    /// Whether `body[start..end]` lies inside of, or is, what this wrote before, or holds it. It is no
-    /// value then.
-    pub(super) fn is_own(&self, body: &[u8], start: usize, end: usize) -> bool {
+    /// Finds the first token of this key, `[<key id>:<hash>]`, that a range of a text holds a part of.
+    pub(super) fn token_in(&self, text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
         let length = self.id.len() + HASH_LETTERS + 3;
-        let from = end.saturating_sub(length).min(start);
-        (from..=start).any(|at| {
-            let Some(token) = body.get(at..at + length) else {
-                return false;
-            };
-            let own = token
-                .strip_prefix(b"[")
-                .and_then(|token| token.strip_prefix(self.id.as_bytes()))
-                .and_then(|token| token.strip_prefix(b":"))
-                .and_then(|token| token.strip_suffix(b"]"));
-            own.is_some_and(|letters| letters.iter().all(|letter| (b'a'..=b'p').contains(letter)))
-        })
+        let from = (range.start + 1).saturating_sub(length);
+        let to = text.len().min(range.end.saturating_add(length - 1));
+        let near = text.get(from..to)?;
+        memchr::memchr_iter(b'[', near)
+            .map(|at| from + at)
+            .take_while(|at| *at < range.end)
+            .find(|at| self.is_token(text.get(*at..at + length)))
+            .map(|at| at..at + length)
+            .filter(|token| range.start < token.end)
+    }
+
+    fn is_token(&self, token: Option<&[u8]>) -> bool {
+        let letters = token
+            .and_then(|token| token.strip_prefix(b"["))
+            .and_then(|token| token.strip_prefix(self.id.as_bytes()))
+            .and_then(|token| token.strip_prefix(b":"))
+            .and_then(|token| token.strip_suffix(b"]"));
+        letters.is_some_and(|letters| letters.iter().all(|letter| (b'a'..=b'p').contains(letter)))
     }
 
     /// Writes the hash as letters from `a` to `p`, four bits each: no detector takes them for a number.
@@ -189,9 +197,14 @@ mod tests {
         hasher.write(b"what do ya want for nothing?", &mut out);
         assert_eq!(out, b"[k1:flnmmbeglpgahfeogkaececgaijfhfmh]");
         for (start, end) in [(0, out.len()), (1, 5), (4, 36)] {
-            assert!(hasher.is_own(&out, start, end));
+            assert_eq!(hasher.token_in(&out, start..end), Some(0..37));
         }
-        assert!(!hasher.is_own(b"[k1:flnmmbeglpgahfeogkaececgaijfhfm1]", 4, 36));
+        let others = b"[k1:flnmmbeglpgahfeogkaececgaijfhfm1]";
+        assert_eq!(hasher.token_in(others, 0..37), None);
+        let behind = [b"a ", out.as_slice(), b" b"].concat();
+        assert_eq!(hasher.token_in(&behind, 0..behind.len()), Some(2..39));
+        assert_eq!(hasher.token_in(&behind, 0..2), None);
+        assert_eq!(hasher.token_in(&behind, 39..41), None);
         let other = Hasher::new(b"another key of 16", None);
         assert_eq!(other.id.len(), 8);
         assert!(!format!("{other:?}").contains("another"));

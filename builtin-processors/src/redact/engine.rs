@@ -7,20 +7,20 @@
 //! one after the other, but for one thing: what the rewritten events of a batch may take is counted
 //! once for all the rules.
 
-use std::{
-    cell::{Cell, RefCell},
-    mem,
-    ops::ControlFlow,
-};
+use std::{mem, ops::ControlFlow};
 
-use streamgate_guest::{Batch, Event, Rest, Rewrite, Tally, Verdict, WITHHELD};
+use streamgate_guest::{Batch, Editor, Event, Rest, Rewrite, Tally, Verdict, WITHHELD, rewrite_limit};
 
 use crate::{
     matcher::Residue,
     scan::{Gate, Hit},
+    view::{View, find_trigger},
 };
 
-use super::rule::{Applied, Known, Rule, Scratch};
+use super::{
+    rule::{Applied, Rule, Scratch},
+    search::Known,
+};
 
 /// How often a rule is applied again to what it left.
 const MOST_ROUNDS: usize = 4;
@@ -56,6 +56,8 @@ struct Plan {
     first_targets: Vec<usize>,
     /// The targets that have no rows, ascending.
     without_rows: Vec<usize>,
+    /// The rules that look at the bytes of events with views, ascending.
+    of_source: Vec<usize>,
 }
 
 /// Scratch space, kept and reused.
@@ -64,11 +66,24 @@ struct State {
     ahead: Ahead,
     /// For each pass of the residue, its next hit in the slice; `NOWHERE` if there is none.
     residues: Vec<usize>,
-    hits: Hits,
+    /// Where in the slice the residue and a trigger are next; `NOWHERE` if there is none.
+    residue: usize,
+    trigger: usize,
+    view: View,
+    /// For each layer of the view, what is hit in its text.
+    hits: Vec<Hits>,
     scratch: Scratch,
     /// The body as the rules left it so far, and room for the next one.
     current: Vec<u8>,
     next: Vec<u8>,
+}
+
+/// One pass over a batch.
+struct Pass<'a> {
+    plan: &'a Plan,
+    state: &'a mut State,
+    rules: &'a mut [Rule],
+    tallies: &'a mut [Tally],
 }
 
 /// What the pass found in one body.
@@ -106,11 +121,10 @@ impl Engine {
         let state = State {
             ahead: Ahead::default(),
             residues: vec![NOWHERE; residue.passes()],
-            hits: Hits {
-                first: vec![NOWHERE; rule_of.len()],
-                last: vec![NOWHERE; rule_of.len()],
-                ..Hits::default()
-            },
+            residue: NOWHERE,
+            trigger: NOWHERE,
+            view: View::default(),
+            hits: vec![Hits::new(rule_of.len())],
             scratch: Scratch::default(),
             current: Vec::new(),
             next: Vec::new(),
@@ -121,52 +135,66 @@ impl Engine {
             without_rows: without_rows.map(|(at, _)| at).collect(),
             rules: rule_of,
             first_targets,
+            of_source: (0..rules.len())
+                .filter(|rule| rules[*rule].looks_at_source())
+                .collect(),
         };
         Self { plan, state }
     }
 
     pub(super) fn process(&mut self, rules: &mut [Rule], batch: &mut Batch, tallies: &mut [Tally]) {
         let Self { plan, state } = self;
-        // Two closures share what is known of the slice.
-        let ahead = RefCell::new(mem::take(&mut state.ahead));
-        let residue_hit = Cell::new(NOWHERE);
-        let mut residues = mem::take(&mut state.residues);
-        batch.edit(
-            Rest::Keep,
-            |slice, at| {
-                let gate = ahead.borrow_mut().next(&plan.gate, slice, at);
-                let residue = plan.next_residue(&mut residues, slice, at);
-                // The slice stays where it is in memory until the decision.
-                residue_hit.set(match residue {
-                    NOWHERE => NOWHERE,
-                    hit => slice.as_ptr().addr() + hit,
-                });
-                Some(gate.min(residue)).filter(|&hit| hit != NOWHERE)
-            },
-            |event, rewrite| {
-                let offset = residue_hit
-                    .get()
-                    .wrapping_sub(event.bytes().as_ptr().addr());
-                let residue = offset < event.bytes().len();
-                state.hits.forget();
-                state.hits.residue = residue;
-                ahead.borrow_mut().take(&plan.gate, event, &mut state.hits);
-                state.decide(plan, rules, event, rewrite, tallies)
-            },
-        );
-        state.ahead = ahead.into_inner();
-        state.residues = residues;
-        state.ahead.rest();
-        for body in [&mut state.current, &mut state.next] {
-            body.clear();
-            body.shrink_to(RESTING_BYTES);
+        let mut pass = Pass {
+            plan,
+            state,
+            rules,
+            tallies,
+        };
+        batch.edit_with(Rest::Keep, &mut pass);
+        state.rest();
+    }
+}
+
+impl Editor for Pass<'_> {
+    fn next(&mut self, slice: &[u8], at: usize) -> Option<usize> {
+        let Self { plan, state, .. } = self;
+        let gate = state.ahead.next(&plan.gate, slice, at);
+        state.residue = plan.next_residue(&mut state.residues, slice, at);
+        // At 0 it is another slice.
+        if at == 0 || state.trigger < at {
+            state.trigger = find_trigger(slice, at).unwrap_or(NOWHERE);
         }
+        let next = gate.min(state.residue).min(state.trigger);
+        (next != NOWHERE).then_some(next)
+    }
+
+    fn decide(&mut self, event: Event<'_>, rewrite: &mut Rewrite<'_>) -> Verdict {
+        let Self {
+            plan,
+            state,
+            rules,
+            tallies,
+        } = self;
+        let (begin, body) = (event.offset(), event.body());
+        let has_trigger = (begin..begin + body.len()).contains(&state.trigger);
+        state.view.begin(body, has_trigger);
+        match has_trigger {
+            true => state.scan_view(plan, body, 0),
+            false => {
+                let bytes = begin..begin + event.bytes().len();
+                let hits = &mut state.hits[0];
+                hits.forget();
+                hits.residue = bytes.contains(&state.residue);
+                state.ahead.take(&plan.gate, event, hits);
+            }
+        }
+        state.apply(plan, rules, event, rewrite, tallies)
     }
 }
 
 impl State {
-    /// Decides on an event, the hits in which are known.
-    fn decide(
+    /// Runs the rules on an event, the hits in whose texts are known.
+    fn apply(
         &mut self,
         plan: &Plan,
         rules: &mut [Rule],
@@ -175,30 +203,39 @@ impl State {
         tallies: &mut [Tally],
     ) -> Verdict {
         let mut changed = false;
+        // A carriage return at the end of what a rule left is part of the terminator to the next one.
+        let mut carried = false;
         // The rule to ask next, and how often it has changed this event.
         let (mut least, mut asked, mut round) = (0, None, 0);
-        while let Some(number) = plan.next_rule(&self.hits, least) {
+        let mut room = 0;
+        while let Some(number) = plan.next_rule(self, least) {
             let (rule, tally) = (&mut rules[number], &mut tallies[number]);
-            if asked != Some(number) {
-                (asked, round) = (Some(number), 0);
-            }
-            least = number;
             let body = match changed {
                 true => self.current.as_slice(),
                 false => event.body(),
             };
+            if asked != Some(number) {
+                (asked, round) = (Some(number), 0);
+                room = rewrite_limit(body.len()).min(rewrite.room());
+            }
+            least = number;
             self.next.clear();
             let (hits, base) = (&self.hits, plan.first_targets[number]);
             let without_rows = &plan.without_rows;
-            let known = |target: usize| match hits.first[base + target] {
-                NOWHERE if hits.residue && without_rows.binary_search(&(base + target)).is_ok() => {
-                    Some(Known::Nothing)
+            let known = |layer: usize, target: usize| {
+                let hits = &hits[layer];
+                match hits.first[base + target] {
+                    NOWHERE
+                        if hits.residue && without_rows.binary_search(&(base + target)).is_ok() =>
+                    {
+                        Some(Known::Nothing)
+                    }
+                    NOWHERE => None,
+                    hit => Some(Known::Hits(hit, hits.last[base + target])),
                 }
-                NOWHERE => None,
-                hit => Some(Known::Hits(hit, hits.last[base + target])),
             };
-            let (scratch, room) = (&mut self.scratch, rewrite.room());
-            match rule.apply(body, known, scratch, &mut self.next, room) {
+            let (view, scratch) = (&mut self.view, &mut self.scratch);
+            match rule.apply(body, view, known, scratch, &mut self.next, room) {
                 Applied::Not => {
                     least += 1;
                     continue;
@@ -211,6 +248,12 @@ impl State {
                 Applied::Dropped => {
                     tally.dropped += 1;
                     return Verdict::Drop;
+                }
+                Applied::Withheld => {
+                    tally.changed += u64::from(round == 0);
+                    self.next.clear();
+                    self.next.extend_from_slice(WITHHELD);
+                    least += 1;
                 }
                 Applied::Changed => {
                     tally.changed += u64::from(round == 0);
@@ -234,20 +277,55 @@ impl State {
             }
             mem::swap(&mut self.current, &mut self.next);
             changed = true;
-            self.hits.forget();
-            if let Some(&target) = plan
-                .first_targets
-                .get(least)
-                .filter(|_| least < rules.len())
-            {
-                self.hits.collect(&plan.gate, &self.current, target);
-                let rest = plan.without_rows.last().is_some_and(|&last| last >= target);
-                self.hits.residue = rest && plan.residue.find(&self.current, 0).is_some();
+            // A line feed in it would make another event, and the batch replaces it.
+            for byte in &mut self.current {
+                if *byte == b'\n' {
+                    *byte = b' ';
+                }
             }
+            if !carried && event.terminator() == b"\n" && self.current.last() == Some(&b'\r') {
+                carried = true;
+                self.current.pop();
+            }
+            if least < rules.len() {
+                let current = mem::take(&mut self.current);
+                let has_trigger = find_trigger(&current, 0).is_some();
+                self.view.begin(&current, has_trigger);
+                self.scan_view(plan, &current, plan.first_targets[least]);
+                self.current = current;
+            }
+        }
+        if carried {
+            self.current.push(b'\r');
         }
         match changed {
             true => rewrite.replace(&self.current),
             false => Verdict::Keep,
+        }
+    }
+
+    /// Finds what the targets from `least` on hit in the texts of the view.
+    fn scan_view(&mut self, plan: &Plan, body: &[u8], least: usize) {
+        let layers = self.view.layers();
+        while self.hits.len() < layers {
+            self.hits.push(Hits::new(plan.rules.len()));
+        }
+        let rest = plan.without_rows.last().is_some_and(|&last| last >= least);
+        for (layer, hits) in self.hits[..layers].iter_mut().enumerate() {
+            let text = self.view.text(layer, body);
+            hits.forget();
+            hits.collect(&plan.gate, text, least);
+            hits.residue = rest && plan.residue.find(text, 0).is_some();
+        }
+    }
+
+    fn rest(&mut self) {
+        self.ahead.rest();
+        self.view.rest();
+        self.scratch.rest(RESTING_BYTES);
+        for body in [&mut self.current, &mut self.next] {
+            body.clear();
+            body.shrink_to(RESTING_BYTES);
         }
     }
 }
@@ -269,21 +347,41 @@ impl Plan {
     }
 
     /// Returns the first rule, from `least` on, that may have something to do.
-    fn next_rule(&self, hits: &Hits, least: usize) -> Option<usize> {
+    fn next_rule(&self, state: &State, least: usize) -> Option<usize> {
         let target = *self.first_targets.get(least)?;
         let next = |targets: &[usize]| {
             let at = targets.partition_point(|&hit| hit < target);
             targets.get(at).map(|&hit| self.rules[hit])
         };
-        let residue = match hits.residue {
-            true => next(&self.without_rows),
-            false => None,
+        let layers = state.view.layers();
+        let hits = state.hits[..layers].iter();
+        let by_hits = hits.filter_map(|hits| {
+            let residue = match hits.residue {
+                true => next(&self.without_rows),
+                false => None,
+            };
+            next(&hits.targets).into_iter().chain(residue).min()
+        });
+        let of_source = match state.view.is_source(0) {
+            true => None,
+            false => {
+                let at = self.of_source.partition_point(|&rule| rule < least);
+                self.of_source.get(at).copied()
+            }
         };
-        next(&hits.targets).into_iter().chain(residue).min()
+        by_hits.chain(of_source).min()
     }
 }
 
 impl Hits {
+    fn new(targets: usize) -> Self {
+        Self {
+            first: vec![NOWHERE; targets],
+            last: vec![NOWHERE; targets],
+            ..Self::default()
+        }
+    }
+
     fn forget(&mut self) {
         for target in self.targets.drain(..) {
             self.first[target] = NOWHERE;
@@ -319,8 +417,7 @@ struct Ahead {
     hits: Vec<Hit>,
     /// How many of them are behind.
     taken: usize,
-    /// Where in memory the slice begins at present, and how far it is scanned.
-    slice: usize,
+    /// How far the slice is scanned.
     scanned: usize,
 }
 
@@ -332,8 +429,6 @@ impl Ahead {
             (self.taken, self.scanned) = (0, 0);
             self.hits.clear();
         }
-        // Events that grow move the slice, if they are in the same buffer.
-        self.slice = slice.as_ptr().addr();
         loop {
             while let Some(hit) = self.hits.get(self.taken) {
                 if hit.at >= at {
@@ -368,7 +463,7 @@ impl Ahead {
     /// Adds the hits in an event of the slice, in the order of their targets.
     fn take(&mut self, gate: &Gate, event: Event<'_>, hits: &mut Hits) {
         let body = event.body();
-        let begin = event.bytes().as_ptr().addr() - self.slice;
+        let begin = event.offset();
         let end = begin + body.len();
         while let Some(&hit) = self.hits.get(self.taken).filter(|hit| hit.at < end) {
             // None is before the event: `next` went past those.

@@ -12,13 +12,16 @@ use crate::{
     matcher::{MAX_PATTERN_BYTES, Pattern, Use},
     scan::ByteSet,
     shown,
+    view::{Kind, NONE, Node, Structure, View},
 };
 
 use super::{
     action::{self, Hasher, MAX_KEY_ID_BYTES, Mask},
-    json::{self, Fields, MAX_FIELDS, Scalars, Span},
+    fields::{Fields, MAX_FIELDS, Selection},
     key,
     replacement::{self, Part},
+    search::{Found, Known, Parts, Search, TooMuch},
+    write::{Span, Writer},
 };
 
 /// Most values in `allow`.
@@ -31,16 +34,63 @@ pub(super) struct Rule {
     action: Action,
     /// The fields, and whether it is about them or about all others.
     fields: Option<(Fields, bool)>,
+    on_unstructured: OnUnstructured,
+    /// Which of the texts of an event it looks at.
+    text: TextUse,
     allow: HashSet<Box<[u8]>>,
     /// Where the groups of a match go, if the replacement names one.
     captures: Option<Captures>,
+    /// What it could not tell the fields of, since that was asked for last.
+    pub(super) notes: Notes,
+}
+
+/// How many events a rule looked into that its fields could not be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Notes {
+    /// Events that begin like JSON and cannot be read; `on_unstructured` says what becomes of them.
+    pub unstructured: u64,
+    /// Events that have none of the rule's `fields`, and passed untouched.
+    pub no_fields: u64,
+}
+
+/// What becomes of an event that begins like JSON and cannot be read, for a rule with fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnUnstructured {
+    /// The rule looks at all of it.
+    Scan,
+    /// Its body is withheld.
+    Mask,
+    /// It is dropped.
+    Drop,
+    /// It goes on as it is.
+    Pass,
+}
+
+/// Which text a rule looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TextName {
+    /// What a reader sees.
+    #[default]
+    Decoded,
+    /// The bytes of the event.
+    Source,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TextUse {
+    Decoded,
+    Source,
+    /// Both: the pattern names an escape of JSON.
+    Both,
 }
 
 /// What a rule looks for.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) pattern: Pattern,
-    detector: Option<&'static Detector>,
+    pub(super) detector: Option<&'static Detector>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +112,8 @@ pub(super) enum Applied {
     Tagged,
     /// The new body is in `out`.
     Changed,
+    /// The event goes on, but for its body.
+    Withheld,
     /// The event goes no further.
     Dropped,
     /// The new body takes more room than there is.
@@ -71,20 +123,30 @@ pub(super) enum Applied {
 /// Scratch space for one body at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scratch {
-    spans: Vec<Found>,
-    written: Vec<Span>,
+    found: Vec<Found>,
+    spans: Vec<Span>,
     texts: Vec<u8>,
-    scalars: Scalars,
+    selection: Selection,
+    parts: Parts,
+    writer: Writer,
 }
 
-/// Something to hide, and which target found it.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    start: usize,
-    end: usize,
-    target: usize,
-    /// Where its text is, if that had to be written at once.
-    text: (usize, usize),
+impl Scratch {
+    /// Lets go of what an unusual event took.
+    pub(super) fn rest(&mut self, bytes: usize) {
+        let entries = bytes / size_of::<Found>();
+        self.found.clear();
+        self.found.shrink_to(entries);
+        self.spans.clear();
+        self.spans.shrink_to(entries);
+        self.texts.clear();
+        self.texts.shrink_to(bytes);
+        self.selection.rest(entries);
+        self.parts.clear();
+        self.parts.only.shrink_to(entries);
+        self.parts.except.shrink_to(entries);
+        self.writer.rest(entries);
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -101,6 +163,8 @@ pub(crate) struct Params {
     pub(super) key_id: Option<String>,
     pub(super) fields: Option<Vec<String>>,
     pub(super) except_fields: Option<Vec<String>>,
+    pub(super) on_unstructured: Option<OnUnstructured>,
+    pub(super) text: TextName,
     pub(super) allow: Option<Vec<String>>,
 }
 
@@ -128,11 +192,20 @@ impl Rule {
             }
             _ => None,
         };
+        let names_escape = || params.pattern.as_deref().is_some_and(names_escape);
+        let text = match params.text {
+            TextName::Source => TextUse::Source,
+            TextName::Decoded if names_escape() => TextUse::Both,
+            TextName::Decoded => TextUse::Decoded,
+        };
         Ok(Self {
             targets,
             on_error,
             action,
             fields: fields(&params)?,
+            on_unstructured: on_unstructured(&params)?,
+            text,
+            notes: Notes::default(),
             allow: allowed(params.allow)?,
             captures,
         })
@@ -154,23 +227,58 @@ impl Rule {
         }
     }
 
-    /// Applies the rule to a body. `hits` says where a gate has its hits of the rows of a target;
-    /// `None` if the target cannot match. The new body is written to `out`, which is empty,
-    /// and has at most `room` bytes.
+    /// Whether it looks at the bytes of an event that has a view.
+    pub(super) fn looks_at_source(&self) -> bool {
+        self.text != TextUse::Decoded
+    }
+
+    /// Applies the rule to a body, whose texts are in `view`. `hits` says where in a layer's text a gate
+    /// has its hits of the rows of a target; `None` if the target cannot match. The new body is written to
+    /// `out`, which is empty, and has at most `room` bytes.
     pub(super) fn apply(
         &mut self,
         body: &[u8],
-        hits: impl Fn(usize) -> Option<Known>,
+        view: &mut View,
+        hits: impl Fn(usize, usize) -> Option<Known>,
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
         room: usize,
     ) -> Applied {
-        scratch.spans.clear();
+        scratch.found.clear();
         scratch.texts.clear();
-        let Ok(()) = self.search(body, hits, scratch, room) else {
-            return Applied::NoRoom;
-        };
-        if scratch.spans.is_empty() {
+        if self.fields.is_none() && !self.may_match(body, view, &hits) {
+            return Applied::Not;
+        }
+        let structure = view.read(body);
+        let is_broken = structure == Structure::Unreadable || view.is_broken_inside();
+        let tags = matches!(self.action, Action::Tag);
+        let mut by_fields = false;
+        if let Some((_, only_these)) = self.fields {
+            if is_broken {
+                self.notes.unstructured += 1;
+                match self.on_unstructured {
+                    OnUnstructured::Scan => {}
+                    OnUnstructured::Pass => return Applied::Not,
+                    _ if tags => return Applied::Tagged,
+                    OnUnstructured::Mask => return Applied::Withheld,
+                    OnUnstructured::Drop => return Applied::Dropped,
+                }
+            } else if structure == Structure::Json {
+                by_fields = true;
+            } else if only_these {
+                self.notes.no_fields += 1;
+                return Applied::Not;
+            }
+        }
+        match self.search(body, view, by_fields, hits, scratch, room) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.notes.no_fields += 1;
+                return Applied::Not;
+            }
+            Err(TooMuch) => return Applied::NoRoom,
+        }
+        if scratch.found.is_empty() {
             return Applied::Not;
         }
         match self.action {
@@ -178,101 +286,164 @@ impl Rule {
             Action::Tag => return Applied::Tagged,
             _ => {}
         }
-        merge(&mut scratch.spans);
-        let Ok(()) = self.write_texts(body, scratch, room) else {
+        merge(view, &self.targets, &mut scratch.found);
+        let Ok(()) = self.write_texts(body, view, scratch, room) else {
             return Applied::NoRoom;
         };
         let Scratch {
-            written,
+            spans,
             texts,
-            scalars,
+            writer,
             ..
         } = scratch;
-        match scalars.read(body, None) {
-            Some(scalars) => json::replace(body, scalars, written, texts, out),
-            None => {
-                let mut copied = 0;
-                for span in written {
-                    out.extend_from_slice(&body[copied..span.start]);
-                    out.extend_from_slice(&texts[span.text.clone()]);
-                    copied = span.end;
-                }
-                out.extend_from_slice(&body[copied..]);
-            }
-        }
+        writer.write(body, view, spans, texts, out);
         match out.len() <= room {
             true => Applied::Changed,
             false => Applied::NoRoom,
         }
     }
 
-    /// Finds what is to be hidden.
+    /// Whether a target matches anywhere in the texts, if nothing is asked of the place.
+    fn may_match(
+        &self,
+        body: &[u8],
+        view: &View,
+        hits: &impl Fn(usize, usize) -> Option<Known>,
+    ) -> bool {
+        if self.looks_at_source() && !view.is_source(0) {
+            return true;
+        }
+        let mut layers = 0..view.layers();
+        layers.any(|layer| {
+            let text = view.text(layer, body);
+            self.targets.iter().enumerate().any(|(number, target)| {
+                let hit = match hits(layer, number) {
+                    None => return false,
+                    Some(Known::Nothing) => None,
+                    Some(Known::Hits(first, _)) => Some(first),
+                };
+                let found = target.pattern.next_match(text, 0..text.len(), hit, None);
+                found.is_some()
+            })
+        })
+    }
+
+    /// Finds what is to be hidden. `Ok(false)` if the event has none of the fields that the rule is about.
     fn search(
         &mut self,
         body: &[u8],
-        hits: impl Fn(usize) -> Option<Known>,
+        view: &mut View,
+        by_fields: bool,
+        hits: impl Fn(usize, usize) -> Option<Known>,
         scratch: &mut Scratch,
         room: usize,
-    ) -> Result<(), TooMuch> {
+    ) -> Result<bool, TooMuch> {
+        for layer in 0..view.layers() {
+            view.divide(layer, body);
+        }
+        let view = &*view;
         let Self {
             targets,
             action,
             fields,
             allow,
             captures,
+            text: text_use,
             ..
         } = self;
+        let Scratch {
+            found,
+            texts,
+            selection,
+            parts,
+            ..
+        } = scratch;
+        let action = &*action;
         let mut search = Search {
             body,
-            action,
+            view,
+            hasher: match action {
+                Action::Hash(hasher) => Some(hasher),
+                _ => None,
+            },
             allow,
+            replacement: match action {
+                Action::Replace(parts) => parts,
+                _ => &[],
+            },
             captures: captures.as_mut(),
-            spans: &mut scratch.spans,
-            texts: &mut scratch.texts,
+            found,
+            texts,
             room,
         };
-        let mut within = None;
-        if let Some((fields, only_these)) = fields {
-            match scratch.scalars.read(body, Some(fields)) {
-                Some(scalars) => within = Some((scalars, *only_these)),
-                None if *only_these => return Ok(()),
-                None => {}
+        let fields = fields.as_ref().filter(|_| by_fields);
+        let looks_at_source = *text_use != TextUse::Decoded && fields.is_none();
+        if looks_at_source && (*text_use == TextUse::Source || !view.is_source(0)) {
+            for (number, target) in targets.iter().enumerate() {
+                let known = match view.is_source(0) {
+                    true => hits(0, number),
+                    false => Some(Known::Nothing),
+                };
+                if let Some(known) = known {
+                    search.match_source(number, target, known)?;
+                }
+            }
+            if *text_use == TextUse::Source {
+                return Ok(true);
             }
         }
-        for (number, target) in targets.iter().enumerate() {
-            let Some(known) = hits(number) else {
-                continue;
-            };
-            match within {
-                None => search.run(number, target, 0..body.len(), known)?,
-                Some((scalars, only_these)) => {
-                    for scalar in scalars
-                        .iter()
-                        .filter(|scalar| scalar.selected == only_these)
-                    {
-                        search.run(number, target, scalar.start..scalar.end, Known::Nothing)?;
-                    }
+        let mut any = fields.is_none();
+        for layer in 0..view.layers() {
+            let mut about = None;
+            if let Some((fields, only_these)) = fields {
+                let (text, nodes) = (view.text(layer, body), view.nodes(layer));
+                let named = fields.select(text, nodes, selection);
+                any |= named || !only_these;
+                if *only_these && !named {
+                    continue;
+                }
+                let found = &mut *search.found;
+                match only_these {
+                    true => only_named(layer, view, nodes, selection, parts, found),
+                    false => all_but_named(nodes, text.len(), selection, targets, parts),
+                }
+                about = Some(&*parts);
+            }
+            for (number, target) in targets.iter().enumerate() {
+                // Where a part of the text is one, patterns know other anchors than the gate.
+                let known = match about {
+                    Some(_) if target.detector.is_none() => Some(Known::Nothing),
+                    _ => hits(layer, number),
+                };
+                if let Some(known) = known {
+                    search.run(layer, number, target, about, known)?;
                 }
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Writes what stands in place of each find.
-    fn write_texts(&self, body: &[u8], scratch: &mut Scratch, room: usize) -> Result<(), TooMuch> {
+    fn write_texts(
+        &self,
+        body: &[u8],
+        view: &View,
+        scratch: &mut Scratch,
+        room: usize,
+    ) -> Result<(), TooMuch> {
         let Scratch {
+            found,
             spans,
-            written,
             texts,
             ..
         } = scratch;
-        written.clear();
-        for span in &*spans {
-            let mut text = span.text.0..span.text.1;
+        spans.clear();
+        for one in &*found {
+            let mut text = one.text.clone();
             if self.captures.is_none() {
                 text.start = texts.len();
-                let value = &body[span.start..span.end];
-                let kept = self.targets[span.target]
+                let value = &view.text(one.layer, body)[one.range.clone()];
+                let kept = self.targets[one.target]
                     .detector
                     .map_or(&b""[..], |found| found.kept);
                 match &self.action {
@@ -297,9 +468,10 @@ impl Rule {
             if texts.len() > room {
                 return Err(TooMuch);
             }
-            written.push(Span {
-                start: span.start,
-                end: span.end,
+            spans.push(Span {
+                source: one.source.clone(),
+                layer: one.layer,
+                range: one.range.clone(),
                 text,
             });
         }
@@ -307,164 +479,136 @@ impl Rule {
     }
 }
 
-/// What is known of the hits of a target in a body.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Known {
-    Nothing,
-    /// The first and the last place.
-    Hits(usize, usize),
-}
-
-impl Known {
-    /// Whether there may be a match at or after `at`.
-    fn may_be(self, at: usize) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::Hits(_, last) => at <= last,
+/// Says that a rule is about the values that are named. One that was cut off is hidden at once: what is
+/// missing of it may be what the rule would find it by.
+fn only_named(
+    layer: usize,
+    view: &View,
+    nodes: &[Node],
+    selection: &Selection,
+    parts: &mut Parts,
+    found: &mut Vec<Found>,
+) {
+    parts.clear();
+    let mut behind = 0;
+    for (number, node) in nodes.iter().enumerate() {
+        let is_value = matches!(node.kind, Kind::Text | Kind::Bare);
+        // What is in a text is a part of it.
+        if !is_value || !selection.names(number) || node.start < behind || node.start == node.end {
+            continue;
         }
-    }
-
-    /// The first hit at or after `at`, if that is known.
-    fn first(self, at: usize) -> Option<usize> {
-        match self {
-            Self::Hits(first, _) if at <= first => Some(first),
-            _ => None,
-        }
-    }
-}
-
-/// The new texts of one body take more room than there is.
-struct TooMuch;
-
-/// The search of one body for all targets of a rule.
-struct Search<'a> {
-    body: &'a [u8],
-    action: &'a Action,
-    allow: &'a HashSet<Box<[u8]>>,
-    captures: Option<&'a mut Captures>,
-    spans: &'a mut Vec<Found>,
-    texts: &'a mut Vec<u8>,
-    room: usize,
-}
-
-impl Search<'_> {
-    /// Finds a target in a part of the body.
-    fn run(
-        &mut self,
-        number: usize,
-        target: &Target,
-        part: std::ops::Range<usize>,
-        known: Known,
-    ) -> Result<(), TooMuch> {
-        match target.detector {
-            Some(detector) => {
-                self.detect(number, &target.pattern, detector, part, known);
-                Ok(())
-            }
-            None => self.match_in(number, &target.pattern, part, known),
-        }
-    }
-
-    /// Finds the matches of a user's pattern. Its anchors are the ends of the part.
-    fn match_in(
-        &mut self,
-        number: usize,
-        pattern: &Pattern,
-        part: std::ops::Range<usize>,
-        known: Known,
-    ) -> Result<(), TooMuch> {
-        let base = part.start;
-        let text = &self.body[part];
-        let mut at = 0;
-        while known.may_be(at)
-            && let Some(found) =
-                pattern.next_match(text, at, known.first(at), self.captures.as_deref_mut())
-        {
-            // No pattern matches the empty string, so every turn moves on.
-            at = found.end();
-            let (start, end) = (base + found.start(), base + found.end());
-            if !self.is_wanted(start, end) {
-                continue;
-            }
-            let written = self.texts.len();
-            if let (Action::Replace(parts), Some(captures)) = (self.action, &self.captures) {
-                for part in parts {
-                    let text = match part {
-                        Part::Text(text) => text,
-                        Part::Group(group) => match captures.get_group(*group) {
-                            Some(group) => &text[group.range()],
-                            None => continue,
-                        },
-                    };
-                    if self.texts.len() + text.len() > self.room {
-                        return Err(TooMuch);
-                    }
-                    self.texts.extend_from_slice(text);
-                }
-            }
-            self.spans.push(Found {
-                start,
-                end,
-                target: number,
-                text: (written, self.texts.len()),
+        behind = node.end;
+        let range = node.start..node.end;
+        if !node.is_closed {
+            found.push(Found {
+                source: view.source_of(layer, range.clone()),
+                layer,
+                range: range.clone(),
+                target: 0,
+                text: 0..0,
             });
         }
-        Ok(())
+        parts.only.push(range);
     }
+}
 
-    /// Finds what a detector confirms, as [`detectors::Finder`] does.
-    fn detect(
-        &mut self,
-        number: usize,
-        pattern: &Pattern,
-        detector: &Detector,
-        part: std::ops::Range<usize>,
-        known: Known,
-    ) {
-        let text = &self.body[..part.end];
-        let mut at = part.start;
-        while at < part.end
-            && known.may_be(at)
-            && let Some(found) = pattern.next_match(text, at, known.first(at), None)
-        {
-            at = found.start() + 1;
-            if detector.confirms(self.body, found.start(), found.end()) {
-                let hidden = detector.hidden(self.body, found.start(), found.end());
-                at = hidden.end.max(found.end());
-                let end = hidden.end.min(part.end);
-                if hidden.start < end && self.is_wanted(hidden.start, end) {
-                    self.spans.push(Found {
-                        start: hidden.start,
-                        end,
-                        target: number,
-                        text: (0, 0),
-                    });
-                }
+/// Says that a rule is about everything but the values that are named. A pattern is matched with each key
+/// and value by itself; a detector needs to see what stands around.
+fn all_but_named(
+    nodes: &[Node],
+    length: usize,
+    selection: &Selection,
+    targets: &[Target],
+    parts: &mut Parts,
+) {
+    parts.clear();
+    for (number, node) in nodes.iter().enumerate() {
+        if selection.names(number) && matches!(node.kind, Kind::Text | Kind::Bare) {
+            let is_inside = parts.except.last().is_some_and(|last| node.start < last.end);
+            if !is_inside {
+                parts.except.push(node.start..node.end);
             }
         }
     }
-
-    /// Whether a find is neither allowed nor a hash that was put there before.
-    fn is_wanted(&self, start: usize, end: usize) -> bool {
-        let is_own = match self.action {
-            Action::Hash(hasher) => hasher.is_own(self.body, start, end),
-            _ => false,
-        };
-        !is_own && (self.allow.is_empty() || !self.allow.contains(&self.body[start..end]))
+    if targets.iter().all(|target| target.detector.is_some()) {
+        return;
     }
+    let mut behind = 0;
+    for (number, node) in nodes.iter().enumerate() {
+        if node.is_container() {
+            // What stands before a document.
+            if node.parent == NONE && behind < node.start {
+                parts.only.push(behind..node.start);
+            }
+        } else if !selection.names(number) {
+            parts.only.push(node.start..node.end);
+        }
+        if node.parent == NONE {
+            behind = node.end;
+        }
+    }
+    if behind < length {
+        parts.only.push(behind..length);
+    }
+    if parts.only.is_empty() {
+        parts.only.push(length..length);
+    }
+}
+
+/// Whether a pattern names an escape of JSON, such as `\\\\"` or `\\\\u0040`: it was written for the bytes.
+fn names_escape(pattern: &str) -> bool {
+    let behind = pattern
+        .match_indices(r"\\")
+        .map(|(at, escape)| &pattern[at + escape.len()..]);
+    behind
+        .map(|rest| rest.trim_start_matches(['+', '*', '?']))
+        .any(|rest| rest.starts_with(['"', '\'', '/']) || rest.starts_with("u00"))
 }
 
 /// Puts finds in order, and makes one of those that overlap: the first, and the longer of two that
 /// begin together, says what stands in place of all.
-fn merge(spans: &mut Vec<Found>) {
-    spans.sort_by_key(|span| (span.start, Reverse(span.end), span.target));
-    spans.dedup_by(|next, first| {
-        let overlaps = next.start < first.end;
-        if overlaps {
-            first.end = first.end.max(next.end);
+fn merge(view: &View, targets: &[Target], found: &mut Vec<Found>) {
+    trim_to_decoded(found, targets);
+    // Of the same find in two layers, the one with fewer encodings is the value.
+    found.sort_by_key(|one| {
+        let (start, end) = (one.source.start, one.source.end);
+        (start, Reverse(end), Reverse(one.layer), one.target)
+    });
+    let mut has_grown = false;
+    found.dedup_by(|next, first| {
+        let overlaps = next.source.start < first.source.end;
+        if overlaps && first.source.end < next.source.end {
+            first.source.end = next.source.end;
+            has_grown = true;
         }
         overlaps
     });
+    if has_grown {
+        for one in found {
+            one.range = view.text_of(one.layer, one.source.clone());
+        }
+    }
+}
+
+/// Lets finds begin where the same detector has them begin in a text with fewer encodings: there it saw
+/// that what stands before, such as the `%22` of a quote, is not of the value.
+fn trim_to_decoded(found: &mut [Found], targets: &[Target]) {
+    if found.iter().all(|one| one.layer == 0) {
+        return;
+    }
+    found.sort_by_key(|one| (one.target, one.source.end, one.layer));
+    for at in (1..found.len()).rev() {
+        let (before, decoded) = found.split_at_mut(at);
+        let (encoded, decoded) = (&mut before[at - 1], &decoded[0]);
+        let same = encoded.target == decoded.target
+            && encoded.source.end == decoded.source.end
+            && encoded.layer < decoded.layer;
+        if same && targets[encoded.target].detector.is_some() {
+            if encoded.source.start < decoded.source.start {
+                *encoded = decoded.clone();
+            }
+        }
+    }
 }
 
 fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
@@ -563,14 +707,46 @@ fn refuse_stray_params(params: &Params) -> Result<(), RuleError> {
             ));
         }
     }
-    if params.ignore_case.is_some() && params.pattern.is_none() {
+    let has_fields = params.fields.is_some() || params.except_fields.is_some();
+    if params.ignore_case.is_some() && params.pattern.is_none() && !has_fields {
         return Err(RuleError::new(
             "conflicting_params",
             "/params/ignore_case",
-            "`ignore_case` belongs to `pattern`, which is not given; remove it",
+            "`ignore_case` is about `pattern` and the names in `fields`, none of which is given; \
+             remove it",
+        ));
+    }
+    if params.text == TextName::Source && has_fields {
+        return Err(RuleError::new(
+            "conflicting_params",
+            "/params/text",
+            "`text` is `source`, and the bytes of an event have no `fields`; remove one of them",
+        ));
+    }
+    if params.text == TextName::Source && params.detectors.is_some() {
+        return Err(RuleError::new(
+            "conflicting_params",
+            "/params/text",
+            "`text` is `source`, and `detectors` look at what a reader sees; remove one of them",
         ));
     }
     Ok(())
+}
+
+fn on_unstructured(params: &Params) -> Result<OnUnstructured, RuleError> {
+    let has_fields = params.fields.is_some() || params.except_fields.is_some();
+    match params.on_unstructured {
+        Some(_) if !has_fields => Err(RuleError::new(
+            "conflicting_params",
+            "/params/on_unstructured",
+            "`on_unstructured` belongs to `fields` or `except_fields`, neither of which is given; \
+             remove it",
+        )),
+        Some(given) => Ok(given),
+        // A pattern that is about one field would hide too much, or miss the field, in all of the event.
+        None if params.fields.is_some() && params.pattern.is_some() => Ok(OnUnstructured::Mask),
+        None => Ok(OnUnstructured::Scan),
+    }
 }
 
 impl ActionName {
@@ -685,12 +861,17 @@ fn fields(params: &Params) -> Result<Option<(Fields, bool)>, RuleError> {
             message,
         ));
     }
-    let fields = Fields::parse(entries).map_err(|at| {
-        let message = format!(
-            "`{name}` has the path `{}`; expected keys joined by `/`, none of them empty",
-            shown(&entries[at])
-        );
-        RuleError::new("invalid_path", format!("/params/{name}/{at}"), message)
+    let twice = (1..entries.len()).find(|&at| entries[..at].contains(&entries[at]));
+    if let Some(at) = twice {
+        return Err(RuleError::new(
+            "invalid_fields",
+            format!("/params/{name}/{at}"),
+            format!("`{name}` has the path `{}` twice; remove one", shown(&entries[at])),
+        ));
+    }
+    let ignore_case = params.ignore_case.unwrap_or_default();
+    let fields = Fields::parse(entries, ignore_case).map_err(|(at, error)| {
+        RuleError::new("invalid_path", format!("/params/{name}/{at}"), error.message)
     })?;
     Ok(Some((fields, only_these)))
 }

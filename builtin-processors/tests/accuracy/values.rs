@@ -266,10 +266,10 @@ fn ssn(rng: &mut Rng) -> String {
     }
 }
 
+/// Next to a keyword only the shape counts.
 fn spoiled_ssn(rng: &mut Rng) -> String {
-    let area = [0, 666][rng.usize(..2)];
-    let ssn = format!("{area:03}{:02}{:04}", rng.u32(1..100), rng.u32(1..10_000));
-    group(&ssn, "-", &[3, 5])
+    let digits = format!("{:09}", rng.u32(100_000_000..899_999_999));
+    group(&digits, "-", &[3, 6])
 }
 
 fn itin(rng: &mut Rng) -> String {

@@ -210,21 +210,23 @@ fn key_body(rest: &[u8]) -> usize {
         Some(rest.len() - label.len() + close + b"-----".len())
     });
     behind.unwrap_or_else(|| {
+        let within = &rest[..dashes];
         let mut at = 0;
-        while let Some(&byte) = rest.get(at) {
-            let backslashes = rest[at..dashes.max(at)]
+        while let Some(&byte) = within.get(at) {
+            let backslashes = within[at..]
                 .iter()
                 .take(8)
                 .take_while(|&&byte| byte == b'\\')
                 .count();
             at += match byte {
                 b'\\' if matches!(rest.get(at + backslashes), Some(b'n' | b'r')) => backslashes + 1,
-                byte if byte.is_ascii_alphanumeric() || b"+/= :,-".contains(&byte) => 1,
+                // Line ends stand in a text of JSON that was decoded.
+                byte if byte.is_ascii_alphanumeric() || b"+/= :,-\n\r\t".contains(&byte) => 1,
                 _ => break,
             };
         }
         let body = &rest[..at.min(dashes)];
-        body.len() - body.iter().rev().take_while(|&&byte| byte == b' ').count()
+        body.len() - body.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count()
     })
 }
 

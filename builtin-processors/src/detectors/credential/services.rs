@@ -63,11 +63,11 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "azure_storage_key",
         title: "Azure storage account key",
-        description: "`AccountKey=` and 64 bytes in base64 (Microsoft Learn, \"Configure Azure Storage \
-            connection strings\").",
-        pattern: r"(?i-u)AccountKey=[A-Za-z0-9+/]{86}==",
+        description: "`AccountKey` and 64 bytes in base64, in a connection string or as a member of JSON \
+            (Microsoft Learn, \"Configure Azure Storage connection strings\").",
+        pattern: r#"(?i-u)AccountKey["']?[ \t]{0,4}[:=][ \t]{0,4}["']?[A-Za-z0-9+/]{86}=="#,
         boundary: Boundary::Any,
-        part: Part::Inside(|matched| 11..matched.len()),
+        part: Part::Inside(|matched| matched.len() - 88..matched.len()),
         examples: &[
             "AccountKey=lJzRc1YdHaAA2KCNJJ1tkYwF/+mKK6Ygw0NGe170Xu592euJv2wYUtBlV8z+qnlcNQSnIYVTkLWntUO1F8j8rQ==",
         ],

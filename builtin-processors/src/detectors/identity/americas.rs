@@ -7,12 +7,11 @@ pub(super) const DETECTORS: &[Detector] = &[
     Detector {
         name: "us_ssn",
         title: "US social security number",
-        description: "Three, two and four digits: the area is not 000, 666 or from 900, the group not \
-            00, the serial not 0000, and it is none of the numbers that were printed in \
-            advertisements (SSA, \"Social Security Number Randomization\", 2011). Without hyphens it \
-            needs a keyword.",
-        pattern: r"(?-u)\d{3}-\d{2}-\d{4}|\d{3} \d{2} \d{4}|\d{9}",
-        check: Some(is_us_ssn),
+        description: "Three, two and four digits. Next to a keyword, any such number. With hyphens and \
+            without a keyword, one that was or can be assigned: the area is not 000, 666 or from 900, the \
+            group not 00, the serial not 0000, and it is not one of the numbers that were printed in \
+            advertisements (SSA, \"Social Security Number Randomization\", 2011).",
+        pattern: r"(?-u)\d{3}-\d{2}-\d{4}|\d{3}[ +]\d{2}[ +]\d{4}|\d{9}",
         keywords: &[
             "ssn",
             "social security",
@@ -22,8 +21,8 @@ pub(super) const DETECTORS: &[Detector] = &[
             "tax id",
             "tin",
         ],
-        tells_alone: Some(has_hyphens),
-        examples: &["536-90-4399", "ssn: 536904399"],
+        tells_alone: Some(|matched| has_hyphens(matched) && is_us_ssn(matched)),
+        examples: &["536-90-4399", "ssn: 536904399", "ssn=219-09-9999"],
         ..BASE
     },
     Detector {
@@ -31,7 +30,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "US individual taxpayer identification number",
         description: "Nine digits from 900, with 50 to 65, 70 to 88, 90 to 92 or 94 to 99 in the \
             middle (IRS, Internal Revenue Manual 3.21.263). Without hyphens it needs a keyword.",
-        pattern: r"(?-u)9\d{2}-\d{2}-\d{4}|9\d{2} \d{2} \d{4}|9\d{8}",
+        pattern: r"(?-u)9\d{2}-\d{2}-\d{4}|9\d{2}[ +]\d{2}[ +]\d{4}|9\d{8}",
         check: Some(is_us_itin),
         keywords: &["itin", "individual taxpayer", "taxpayer", "tax id", "tin"],
         tells_alone: Some(has_hyphens),
@@ -80,7 +79,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Canadian social insurance number",
         description: "Nine digits, alone or in threes, not from 0 or 8, with Luhn's check digit (ESDC, \
             \"Social Insurance Number\"). Always needs a keyword.",
-        pattern: r"(?-u)[1-79]\d{2}-\d{3}-\d{3}|[1-79]\d{2} \d{3} \d{3}|[1-79]\d{8}",
+        pattern: r"(?-u)[1-79]\d{2}-\d{3}-\d{3}|[1-79]\d{2}[ +]\d{3}[ +]\d{3}|[1-79]\d{8}",
         check: Some(|matched| {
             checks::digits::<9>(matched)
                 .is_some_and(|digits| checks::luhn(&digits) && !checks::are_alike(&digits))

@@ -9,7 +9,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Australian tax file number",
         description: "Nine digits, a weighted sum of which is a multiple of 11 (ATO; as in \
             python-stdnum, stdnum.au.tfn). Always needs a keyword.",
-        pattern: r"(?-u)\d{3} \d{3} \d{3}|\d{3}-\d{3}-\d{3}|\d{9}",
+        pattern: r"(?-u)\d{3}[ +]\d{3}[ +]\d{3}|\d{3}-\d{3}-\d{3}|\d{9}",
         check: Some(|matched| {
             checks::digits::<9>(matched).is_some_and(|digits| {
                 checks::weighted(&digits, &[1, 4, 3, 7, 5, 8, 6, 9, 10]).is_multiple_of(11)
@@ -25,7 +25,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Australian business number",
         description: "Eleven digits, not from 0; the first one less 1, a weighted sum is a multiple of \
             89 (Australian Business Register, \"Format of the ABN\"). Always needs a keyword.",
-        pattern: r"(?-u)[1-9]\d \d{3} \d{3} \d{3}|[1-9]\d{10}",
+        pattern: r"(?-u)[1-9]\d[ +]\d{3}[ +]\d{3}[ +]\d{3}|[1-9]\d{10}",
         check: Some(|matched| {
             checks::digits::<11>(matched).is_some_and(|mut digits| {
                 digits[0] = digits[0].wrapping_sub(1);
@@ -42,7 +42,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Indian Aadhaar number",
         description: "Twelve digits, not from 0 or 1 and no palindrome, with Verhoeff's check digit \
             (UIDAI, \"A UID Numbering Scheme\", 2010). Always needs a keyword.",
-        pattern: r"(?-u)[2-9]\d{3}[ -]\d{4}[ -]\d{4}|[2-9]\d{11}",
+        pattern: r"(?-u)[2-9]\d{3}[ +-]\d{4}[ +-]\d{4}|[2-9]\d{11}",
         check: Some(|matched| {
             checks::digits::<12>(matched).is_some_and(|digits| {
                 checks::verhoeff(&digits) && !digits.iter().eq(digits.iter().rev())
@@ -132,7 +132,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Japanese individual number",
         description: "Twelve digits, the last one a check digit by modulus 11 (Order of the Ministry \
             of Internal Affairs 85/2014, art. 5). Always needs a keyword.",
-        pattern: r"(?-u)\d{4}[ -]\d{4}[ -]\d{4}|\d{12}",
+        pattern: r"(?-u)\d{4}[ +-]\d{4}[ +-]\d{4}|\d{12}",
         check: Some(|matched| {
             checks::digits::<12>(matched).is_some_and(|digits| {
                 let sum = checks::weighted(&digits[..11], &[6, 5, 4, 3, 2, 7, 6, 5, 4, 3, 2]);
@@ -158,7 +158,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "South African identity number",
         description: "A day of birth, four digits, 0 to 2 for citizenship, a digit, and Luhn's check \
             digit (Identification Act 68 of 1997). Always needs a keyword.",
-        pattern: r"(?-u)\d{6} ?\d{4} ?[012]\d{2}",
+        pattern: r"(?-u)\d{6}[ +]?\d{4}[ +]?[012]\d{2}",
         check: Some(|matched| {
             checks::digits::<13>(matched).is_some_and(|digits| {
                 let two = |at: usize| checks::number(&digits[at..at + 2]);

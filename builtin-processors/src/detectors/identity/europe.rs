@@ -10,7 +10,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         description: "Two letters, six digits and A to D; D, F, I, Q, U and V stand in no prefix, O not \
             second, and BG, GB, KN, NK, NT, TN and ZZ are not used (HMRC, NIM39110). Without blanks it \
             needs a keyword.",
-        pattern: r"(?-u)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]",
+        pattern: r"(?-u)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ +]?\d{2}[ +]?\d{2}[ +]?\d{2}[ +]?[A-D]",
         check: Some(|matched| {
             !matches!(
                 matched.get(..2),
@@ -34,7 +34,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "UK unique taxpayer reference",
         description: "Ten digits, the first is a check digit by modulus 11 (HMRC; as in \
             python-stdnum, stdnum.gb.utr). Always needs a keyword.",
-        pattern: r"(?-u)\d{5} \d{5}|\d{10}",
+        pattern: r"(?-u)\d{5}[ +]\d{5}|\d{10}",
         check: Some(|matched| {
             checks::digits::<10>(matched).is_some_and(|digits| {
                 let sum = checks::weighted(&digits[1..], &[6, 7, 8, 9, 10, 5, 4, 3, 2]);
@@ -56,7 +56,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Spanish DNI",
         description: "Eight digits and the letter that modulus 23 gives (Real Decreto 1553/2005, art. \
             11). Without a hyphen it needs a keyword.",
-        pattern: r"(?-u)\d{8}[ -]?[A-HJ-NP-TV-Z]",
+        pattern: r"(?-u)\d{8}[ +-]?[A-HJ-NP-TV-Z]",
         check: Some(|matched| {
             checks::alphanumerics::<9>(matched).is_some_and(|characters| is_spanish(characters, 0))
         }),
@@ -71,7 +71,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Spanish NIE",
         description: "X, Y or Z, seven digits and the letter that modulus 23 gives (Orden \
             INT/2058/2008). Without a hyphen it needs a keyword.",
-        pattern: r"(?-u)[XYZxyz][ -]?\d{7}[ -]?[A-HJ-NP-TV-Za-hj-np-tv-z]",
+        pattern: r"(?-u)[XYZxyz][ +-]?\d{7}[ +-]?[A-HJ-NP-TV-Za-hj-np-tv-z]",
         check: Some(|matched| {
             checks::alphanumerics::<9>(matched).is_some_and(|mut characters| {
                 let prefix = characters[0].wrapping_sub(b'X');
@@ -90,7 +90,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "French NIR (social security number)",
         description: "13 digits (2A and 2B for Corsica) and a key of two, 97 less the number modulo 97; \
             sex and month are looked at (INSEE, décret 82-103). Without blanks it needs a keyword.",
-        pattern: r"(?-u)[1-478] \d{2} \d{2} (?:\d{2}|2[ABab]) \d{3} \d{3} \d{2}|[1-478]\d{4}(?:\d{2}|2[ABab])\d{6} ?\d{2}",
+        pattern: r"(?-u)[1-478][ +]\d{2}[ +]\d{2}[ +](?:\d{2}|2[ABab])[ +]\d{3}[ +]\d{3}[ +]\d{2}|[1-478]\d{4}(?:\d{2}|2[ABab])\d{6}[ +]?\d{2}",
         check: Some(is_fr_nir),
         keywords: &[
             "nir",
@@ -111,7 +111,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         description: "Eleven digits, not from 0: among the first ten one digit stands twice or three \
             times, not three in a row, every other at most once; the last one checks by ISO/IEC 7064, MOD 11,10 (BZSt, \
             AO §139b). Always needs a keyword.",
-        pattern: r"(?-u)[1-9]\d \d{3} \d{3} \d{3}|[1-9]\d{10}",
+        pattern: r"(?-u)[1-9]\d[ +]\d{3}[ +]\d{3}[ +]\d{3}|[1-9]\d{10}",
         check: Some(is_de_steuer_id),
         keywords: &[
             "steuer id",
@@ -168,7 +168,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         description: "A day of birth, a serial number and 97 less the number modulo 97, with a 2 in \
             front for those born from 2000 (arrêté royal du 3 avril 1984). Without dots it needs a \
             keyword.",
-        pattern: r"(?-u)\d{2}\.\d{2}\.\d{2}-\d{3}[.-]\d{2}|\d{2} \d{2} \d{2} \d{3} \d{2}|\d{6}-\d{3}-\d{2}|\d{11}",
+        pattern: r"(?-u)\d{2}\.\d{2}\.\d{2}-\d{3}[.-]\d{2}|\d{2}[ +]\d{2}[ +]\d{2}[ +]\d{3}[ +]\d{2}|\d{6}-\d{3}-\d{2}|\d{11}",
         check: Some(is_be_nrn),
         keywords: &[
             "rijksregister",
@@ -221,7 +221,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Norwegian national identity number",
         description: "A day of birth (plus 40 for D-numbers), three digits and two check digits by \
             modulus 11 (Skatteetaten, folkeregisterforskriften). Always needs a keyword.",
-        pattern: r"(?-u)\d{6}[ -]?\d{5}",
+        pattern: r"(?-u)\d{6}[ +-]?\d{5}",
         check: Some(is_no_fodselsnummer),
         keywords: &[
             "fodselsnummer",
@@ -260,7 +260,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Danish CPR number",
         description: "A day of birth and four digits; since 2007 not all have a check digit, so none is \
             asked for (CPR-kontoret, \"Personnummeret i CPR\"). Always needs a keyword.",
-        pattern: r"(?-u)\d{6}[ -]?\d{4}",
+        pattern: r"(?-u)\d{6}[ +-]?\d{4}",
         check: Some(|matched| {
             checks::digits::<10>(matched).is_some_and(|digits| {
                 let two = |at: usize| checks::number(&digits[at..at + 2]);
@@ -276,7 +276,7 @@ pub(super) const DETECTORS: &[Detector] = &[
         title: "Portuguese NIF",
         description: "Nine digits, not from 0, of those from 4 only 45, the last one a check digit by modulus 11 (Portaria \
             386/98). Always needs a keyword.",
-        pattern: r"(?-u)(?:[1-35-9]\d|45)\d \d{3} \d{3}|(?:[1-35-9]\d|45)\d{7}",
+        pattern: r"(?-u)(?:[1-35-9]\d|45)\d[ +]\d{3}[ +]\d{3}|(?:[1-35-9]\d|45)\d{7}",
         check: Some(|matched| {
             checks::digits::<9>(matched).is_some_and(|digits| {
                 let sum = checks::weighted(&digits[..8], &[9, 8, 7, 6, 5, 4, 3, 2]);
