@@ -107,7 +107,7 @@ enum Partial {
     /// A short beginning, on its own.
     Copied(Vec<u8>, Charge),
     /// A long one, in the block it was read into.
-    InBlock(Block, usize),
+    InBlock(Box<Block>, usize),
 }
 
 struct Connection {
@@ -226,7 +226,7 @@ impl Connection {
     async fn block(&mut self) -> Option<(Block, usize)> {
         match std::mem::replace(&mut self.partial, Partial::Nothing) {
             Partial::Nothing => Some((self.intake.memory.acquire(self.size).await, 0)),
-            Partial::InBlock(block, filled) if filled < block.capacity() => Some((block, filled)),
+            Partial::InBlock(block, filled) if filled < block.capacity() => Some((*block, filled)),
             Partial::InBlock(mut block, filled) => {
                 let (line, charge) = block.split_off(0..filled);
                 drop(block);
@@ -254,7 +254,7 @@ impl Connection {
         self.partial = if rest.is_empty() {
             Partial::Nothing
         } else if rest.start == 0 && rest.len() > COPIED_REST_BYTES {
-            Partial::InBlock(block, rest.end)
+            Partial::InBlock(Box::new(block), rest.end)
         } else {
             let (line, charge) = block.split_off(rest);
             Partial::Copied(line, charge)

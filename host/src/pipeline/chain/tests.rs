@@ -61,7 +61,7 @@ impl Faulty {
     }
 }
 
-fn rule(kind: &str, params: serde_json::Value) -> Rule {
+fn rule(kind: &str, params: &serde_json::Value) -> Rule {
     let rule = json!({"id": kind, "type": kind, "params": params});
     serde_json::from_value(rule).expect("a rule")
 }
@@ -77,7 +77,7 @@ struct Setup {
 impl Setup {
     fn new(on_error: OnError, outside: Option<&'static str>) -> Self {
         let books = Arc::new(Books::default());
-        let filter = build_builtin(&rule("filter", json!({"value": "x"})), None);
+        let filter = build_builtin(&rule("filter", &json!({"value": "x"})), None);
         let asked = Arc::new(AtomicU64::new(0));
         let faulty = Compiled::Faulty(Faulty {
             asked: Arc::clone(&asked),
@@ -224,7 +224,7 @@ fn panic_outside_of_an_edit_is_about_all_events() {
 #[test]
 fn fused_rules_are_asked_one_by_one_about_a_guilty_event() {
     // No native rule panics on purpose; what decides on a guilty event is asked about one that is not.
-    let rules = ["one", "two"].map(|word| rule("redact", json!({"pattern": word})));
+    let rules = ["one", "two"].map(|word| rule("redact", &json!({"pattern": word})));
     let books = Arc::new(Books::default());
     let wasm = Wasm::new(1, crate::wasm::Compiler::Here);
     let parts = Parts {
