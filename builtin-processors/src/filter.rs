@@ -7,6 +7,7 @@
 //! | `pattern` | a regular expression (the syntax of the `regex` crate) | |
 //! | `ignore_case` | whether upper and lower case are alike | `false` |
 //! | `mode` | `drop` what matches, or `keep` only what matches | `drop` |
+//! | `text` | where it is looked for: in the `decoded` text, as a reader sees it, or in the bytes of the event (`source`) | `decoded` |
 //!
 //! Filters that drop by keyword and follow one another are [`fuse`](Filter::fuse)d: one pass finds the
 //! events that any of them is about, and only there they are asked one after the other.
@@ -14,17 +15,19 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use streamgate_guest::{Batch, Processor, Rest, Tally, Verdict};
+use streamgate_guest::{Batch, Editor, Event, Processor, Rest, Rewrite, Tally, Verdict};
 
 use crate::{
     RuleError, Text,
     matcher::{Matcher, Pattern},
+    text_matcher::TextMatcher,
+    view::TextName,
 };
 
 /// Drops or keeps events by keyword or pattern.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    matcher: Matcher,
+    matcher: TextMatcher,
     mode: Mode,
     /// Its keywords, if they are few enough to be looked for together with those of others.
     keywords: Option<Arc<Keywords>>,
@@ -48,7 +51,7 @@ const FEWEST_FUSED: usize = 3;
 pub struct FusedFilters {
     filters: Vec<Filter>,
     /// Finds the events that one of them matches, and maybe others.
-    scout: Matcher,
+    scout: TextMatcher,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +64,8 @@ pub(crate) struct Params {
     ignore_case: bool,
     #[serde(default)]
     mode: Mode,
+    #[serde(default)]
+    text: TextName,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -79,11 +84,13 @@ impl Filter {
             pattern,
             ignore_case,
             mode,
+            text,
         } = params;
+        let of_source = text == TextName::Source;
         let mut kept = None;
         let mut of_keywords = |keywords: Vec<(String, String)>| {
-            let matcher = Matcher::keywords(&keywords, ignore_case);
-            if keywords.len() <= MOST_FUSED_KEYWORDS {
+            let matcher = TextMatcher::keywords(&keywords, ignore_case, of_source);
+            if keywords.len() <= MOST_FUSED_KEYWORDS && !of_source {
                 let words = keywords.into_iter().map(|(_, word)| word).collect();
                 kept = Some(Arc::new(Keywords { words, ignore_case }));
             }
@@ -103,7 +110,8 @@ impl Filter {
             }
             (None, None, Some(pattern)) => {
                 let pattern = Pattern::build(&pattern, ignore_case, "/params/pattern")?;
-                Matcher::Pattern(Box::new(pattern))
+                let matcher = Matcher::Pattern(Box::new(pattern));
+                TextMatcher::new(matcher, of_source, None::<[&str; 0]>)
             }
             (None, None, None) => {
                 return Err(RuleError::new(
@@ -154,12 +162,8 @@ impl Filter {
         }
         words.sort();
         words.dedup();
-        let scout = Matcher::keywords(&words, ignore_case).ok()?;
+        let scout = TextMatcher::keywords(&words, ignore_case, false).ok()?;
         Some(FusedFilters { filters, scout })
-    }
-
-    fn matches(&self, body: &[u8]) -> bool {
-        self.matcher.find(body, 0).is_some() && self.matcher.confirms(body)
     }
 }
 
@@ -171,43 +175,75 @@ impl FusedFilters {
     pub fn process_each(&mut self, batch: &mut Batch, tallies: &mut [Tally]) {
         let Self { filters, scout } = self;
         assert_eq!(tallies.len(), filters.len(), "each filter has a tally");
-        batch.edit(
+        batch.edit_with(
             Rest::Keep,
-            |slice, at| scout.find(slice, at),
-            |event, _| {
-                let first = filters
-                    .iter()
-                    .position(|filter| filter.matches(event.body()));
-                match first {
-                    Some(first) => {
-                        tallies[first].dropped += 1;
-                        Verdict::Drop
-                    }
-                    None => Verdict::Keep,
-                }
+            &mut FusedPass {
+                filters,
+                scout,
+                tallies,
             },
         );
+        scout.rest();
+    }
+}
+
+/// One pass of fused filters over a batch.
+struct FusedPass<'a> {
+    filters: &'a [Filter],
+    scout: &'a mut TextMatcher,
+    tallies: &'a mut [Tally],
+}
+
+impl Editor for FusedPass<'_> {
+    fn next(&mut self, slice: &[u8], at: usize) -> Option<usize> {
+        self.scout.next(slice, at)
+    }
+
+    fn decide(&mut self, event: Event<'_>, _: &mut Rewrite<'_>) -> Verdict {
+        if !self.scout.matches_next(event) {
+            return Verdict::Keep;
+        }
+        let (scout, body) = (&*self.scout, event.body());
+        let matches = |filter: &Filter| scout.holds(body, filter.matcher.matcher());
+        match self.filters.iter().position(matches) {
+            Some(first) => {
+                self.tallies[first].dropped += 1;
+                Verdict::Drop
+            }
+            None => Verdict::Keep,
+        }
+    }
+}
+
+/// One pass of a filter over a batch.
+struct Pass<'a> {
+    matcher: &'a mut TextMatcher,
+    mode: Mode,
+}
+
+impl Editor for Pass<'_> {
+    fn next(&mut self, slice: &[u8], at: usize) -> Option<usize> {
+        self.matcher.next(slice, at)
+    }
+
+    fn decide(&mut self, event: Event<'_>, _: &mut Rewrite<'_>) -> Verdict {
+        match (self.matcher.matches_next(event), self.mode) {
+            (true, Mode::Drop) | (false, Mode::Keep) => Verdict::Drop,
+            (true, Mode::Keep) | (false, Mode::Drop) => Verdict::Keep,
+        }
     }
 }
 
 impl Processor for Filter {
     fn process(&mut self, batch: &mut Batch) -> Tally {
         let Self { matcher, mode, .. } = self;
-        let (rest, matched, unconfirmed) = match mode {
-            Mode::Drop => (Rest::Keep, Verdict::Drop, Verdict::Keep),
-            Mode::Keep => (Rest::Drop, Verdict::Keep, Verdict::Drop),
+        let rest = match mode {
+            Mode::Drop => Rest::Keep,
+            Mode::Keep => Rest::Drop,
         };
-        let edited = batch.edit(
-            rest,
-            |slice, at| matcher.find(slice, at),
-            |event, _| {
-                if matcher.confirms(event.body()) {
-                    matched
-                } else {
-                    unconfirmed
-                }
-            },
-        );
+        let mode = *mode;
+        let edited = batch.edit_with(rest, &mut Pass { matcher, mode });
+        matcher.rest();
         Tally::dropped(edited.dropped)
     }
 }
@@ -248,6 +284,40 @@ mod tests {
             prop_assert_eq!(left(&together), left(&apart));
             prop_assert_eq!(tallies, expected);
         }
+    }
+
+    #[test]
+    fn filters_look_at_the_text_that_a_reader_sees() {
+        let params = json!({"value": "level=DEBUG"});
+        let mut filter = Filter::build(serde_json::from_value(params).unwrap()).unwrap();
+        let written = [
+            "level=DEBUG",
+            r#"{"m":"level=DEBUG"}"#,
+            r#"{"m":"level\u003dDEBUG"}"#,
+            r#"{"l":"{\"m\":\"level\\u003dDEBUG\"}"}"#,
+            "q=level%3DDEBUG",
+            "\x1b[36mlevel\x1b[0m=DEBUG",
+        ];
+        let others = [
+            r#"{"m":"\nlevel-DEBUG \"a\""}"#,
+            r"C:\level\u003dDEBUG",
+            "100%3",
+            "level",
+        ];
+        let lines = [&written[..], &others].concat().join("\n");
+        let mut batch = Batch::from_lines(lines);
+        assert_eq!(filter.process(&mut batch).dropped, 6);
+        assert_eq!(left(&batch), others.join("\n") + "\n");
+        // The letter of an escape is no letter of the text.
+        let params = json!({"value": "nlevel", "mode": "keep"});
+        let mut filter = Filter::build(serde_json::from_value(params).unwrap()).unwrap();
+        let mut batch = Batch::from_lines("{\"m\":\"a\\nlevel\"}\n{\"m\":\"nlevel \\\"\"}\n");
+        assert_eq!(filter.process(&mut batch).dropped, 1);
+        assert_eq!(left(&batch), "{\"m\":\"nlevel \\\"\"}\n");
+        let params = json!({"value": "nlevel", "text": "source"});
+        let mut filter = Filter::build(serde_json::from_value(params).unwrap()).unwrap();
+        let mut batch = Batch::from_lines("{\"m\":\"a\\nlevel\"}\n");
+        assert_eq!(filter.process(&mut batch).dropped, 1);
     }
 
     #[test]

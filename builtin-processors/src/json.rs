@@ -411,18 +411,6 @@ fn places_of_attribute(attribute: &str) -> Vec<Vec<String>> {
     places
 }
 
-/// Splits an explicit path, `resource/attributes/service.name`. A leading `/` is allowed; `~1`
-/// stands for a `/` in a key and `~0` for a `~`, as in RFC 6901.
-pub(crate) fn place_of_path(path: &str) -> Option<Vec<String>> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let place: Vec<String> = path
-        .split('/')
-        .map(|key| key.replace("~1", "/").replace("~0", "~"))
-        .collect();
-    let valid = place.len() <= MAX_DEPTH && place.iter().all(|key| !key.is_empty());
-    valid.then_some(place)
-}
-
 /// Says whether the body is one JSON value of any kind, and nothing else.
 pub(crate) fn is_value(body: &[u8]) -> bool {
     let mut scanner = Scanner::new(body);
@@ -636,15 +624,6 @@ mod tests {
         assert_eq!(found(&brackets_in_text, "k").as_deref(), Some("v"));
         let closed_in_text = nested(100_000, &"]".repeat(200_000));
         assert_eq!(found(&closed_in_text, "k"), None);
-    }
-
-    #[test]
-    fn paths_are_split_at_slashes() {
-        let keys = |path| place_of_path(path).expect("valid").join("|");
-        assert_eq!(keys("a/b.c"), "a|b.c");
-        assert_eq!(keys("/a~1b/~0"), "a/b|~");
-        assert!(place_of_path("a//b").is_none());
-        assert!(place_of_path("").is_none());
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod memory;
 mod redact;
 mod sample;
 mod scan;
+mod text_matcher;
 mod throttle;
 mod view;
 

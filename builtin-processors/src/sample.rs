@@ -168,7 +168,7 @@ impl Sample {
         batch: &mut Batch,
         rate: &mut Rate,
         random: &mut fastrand::Rng,
-        except: Option<&Except>,
+        except: Option<&mut Except>,
         record: Option<&mut Record>,
     ) -> Tally {
         let mut kept = KeptAtRandom {
@@ -192,7 +192,7 @@ impl Sample {
         rate: &Rate,
         key: &Key,
         random: &mut fastrand::Rng,
-        except: Option<&Except>,
+        mut except: Option<&mut Except>,
         mut record: Option<&mut Record>,
     ) -> Tally {
         let stands_for = 1.0 / rate.rate;
@@ -203,7 +203,7 @@ impl Sample {
             let is_kept = randomness >= rate.threshold;
             // What is kept anyway need only be asked about if that is written down.
             let excepted = (!is_kept || record.is_some())
-                && except.is_some_and(|except| except.holds_for(body));
+                && except.as_mut().is_some_and(|except| except.holds_for(body));
             let weight = match (excepted, is_kept) {
                 (true, _) => 1.0,
                 (false, true) => stands_for,
@@ -225,7 +225,7 @@ impl Sample {
         dynamic: &mut Dynamic,
         key: Option<&Key>,
         random: &mut fastrand::Rng,
-        except: Option<&Except>,
+        except: Option<&mut Except>,
         mut record: Option<&mut Record>,
     ) -> Tally {
         dynamic.weigh(batch, key, except, random);
@@ -253,7 +253,7 @@ impl Processor for Sample {
             record,
             random,
         } = self;
-        let (except, record) = (except.as_ref(), record.as_mut());
+        let (except, record) = (except.as_mut(), record.as_mut());
         match (how, key) {
             (How::Rate(rate), None) => Self::sample_at_random(batch, rate, random, except, record),
             (How::Rate(rate), Some(key)) => {
@@ -270,7 +270,7 @@ impl Processor for Sample {
 struct KeptAtRandom<'a> {
     rate: &'a mut Rate,
     random: &'a mut fastrand::Rng,
-    except: Option<&'a Except>,
+    except: Option<&'a mut Except>,
     /// The next exception in the slice; `usize::MAX` if there is none.
     exception: usize,
     /// Whether the event that was pointed at last is one.
@@ -282,7 +282,7 @@ struct KeptAtRandom<'a> {
 impl Editor for KeptAtRandom<'_> {
     fn next(&mut self, slice: &[u8], mut at: usize) -> Option<usize> {
         // A slice is gone through from its start; what was found in the one before is void then.
-        if let Some(except) = self.except
+        if let Some(except) = &mut self.except
             && (at == 0 || self.exception < at)
         {
             self.exception = except.next(slice, at).unwrap_or(usize::MAX);

@@ -157,9 +157,9 @@ fn clip(view: &View, spans: &[Span], clipped: &mut Vec<Span>) {
         let nodes = view.nodes(span.layer);
         let mut text = span.text.clone();
         let first = nodes.partition_point(|node| node.start < span.range.start);
-        // What it begins in may have begun before.
-        let before = nodes[..first].iter().rposition(|node| !node.is_container());
-        for (number, node) in nodes.iter().enumerate().skip(before.unwrap_or(first)) {
+        // The key or value that it begins in is the last one that begins before it.
+        let first = first.saturating_sub(1);
+        for (number, node) in nodes.iter().enumerate().skip(first) {
             if node.start >= span.range.end {
                 break;
             }

@@ -210,7 +210,7 @@ impl Dynamic {
         &mut self,
         batch: &Batch,
         key: Option<&Key>,
-        except: Option<&Except>,
+        mut except: Option<&mut Except>,
         random: &mut fastrand::Rng,
     ) {
         /// What a worker keeps for the next batch.
@@ -230,7 +230,9 @@ impl Dynamic {
             let weighed = catch_unwind(AssertUnwindSafe(|| {
                 for event in &mut events {
                     read += 1;
-                    let excepted = except.is_some_and(|except| except.holds_for(event.body()));
+                    let excepted = except
+                        .as_mut()
+                        .is_some_and(|except| except.holds_for(event.body()));
                     // An exception has its weight; what has none yet is marked by a negative one.
                     if excepted {
                         self.weights.push(1.0);

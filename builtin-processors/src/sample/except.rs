@@ -8,6 +8,7 @@ use crate::{
     condition::{self, Conditions, JoinedParams},
     matcher::{Matcher, Pattern},
     parse_at,
+    text_matcher::TextMatcher,
 };
 
 /// Most exceptions of one rule.
@@ -22,7 +23,7 @@ pub(super) struct Except {
 #[derive(Debug, Clone)]
 enum Exception {
     /// By what stands anywhere in the event.
-    Text(Matcher),
+    Text(Box<TextMatcher>),
     /// By JSON fields.
     Fields(Box<Conditions>),
 }
@@ -71,20 +72,20 @@ impl Except {
     }
 
     /// Says whether the event is an exception.
-    pub(super) fn holds_for(&self, body: &[u8]) -> bool {
-        self.exceptions.iter().any(|exception| match exception {
-            Exception::Text(matcher) => matcher.find(body, 0).is_some() && matcher.confirms(body),
+    pub(super) fn holds_for(&mut self, body: &[u8]) -> bool {
+        self.exceptions.iter_mut().any(|exception| match exception {
+            Exception::Text(matcher) => matcher.matches_body(body),
             Exception::Fields(conditions) => conditions.hold_for(body),
         })
     }
 
     /// Returns where the next exception begins in a slice of whole events, one of which begins at `at`.
-    pub(super) fn next(&self, slice: &[u8], mut at: usize) -> Option<usize> {
+    pub(super) fn next(&mut self, slice: &[u8], mut at: usize) -> Option<usize> {
         while at < slice.len() {
             // Several would each have to look ahead, and again behind each hit of another.
-            let start = match self.exceptions.as_slice() {
+            let start = match self.exceptions.as_mut_slice() {
                 [Exception::Text(matcher)] => {
-                    let hit = matcher.find(slice, at).filter(|&hit| hit < slice.len())?;
+                    let hit = matcher.next(slice, at).filter(|&hit| hit < slice.len())?;
                     memchr::memrchr(b'\n', &slice[at..hit]).map_or(at, |i| at + i + 1)
                 }
                 _ => at,
@@ -132,15 +133,16 @@ impl Exception {
             let conditions = Conditions::build(joined, pointer)?;
             return Ok(Self::Fields(Box::new(conditions)));
         }
-        text_matcher(params, pointer).map(Self::Text)
+        text_matcher(params, pointer).map(|matcher| Self::Text(Box::new(matcher)))
     }
 }
 
-fn text_matcher(params: Params, pointer: &str) -> Result<Matcher, RuleError> {
+fn text_matcher(params: Params, pointer: &str) -> Result<TextMatcher, RuleError> {
     let ignore_case = params.ignore_case.unwrap_or(false);
     match (params.value, params.values, params.pattern) {
         (Some(value), None, None) => {
-            Matcher::keywords(&[(format!("{pointer}/value"), value.text)], ignore_case)
+            let keyword = (format!("{pointer}/value"), value.text);
+            TextMatcher::keywords(&[keyword], ignore_case, false)
         }
         (None, Some(values), None) if values.is_empty() => Err(RuleError::new(
             "invalid_keyword",
@@ -153,11 +155,12 @@ fn text_matcher(params: Params, pointer: &str) -> Result<Matcher, RuleError> {
                 .enumerate()
                 .map(|(at, value)| (format!("{pointer}/values/{at}"), value.text))
                 .collect();
-            Matcher::keywords(&keywords, ignore_case)
+            TextMatcher::keywords(&keywords, ignore_case, false)
         }
         (None, None, Some(pattern)) => {
             let pattern = Pattern::build(&pattern, ignore_case, &format!("{pointer}/pattern"))?;
-            Ok(Matcher::Pattern(Box::new(pattern)))
+            let matcher = Matcher::Pattern(Box::new(pattern));
+            Ok(TextMatcher::new(matcher, false, None::<[&str; 0]>))
         }
         (None, None, None) => Err(RuleError::new(
             "missing_param",

@@ -67,7 +67,7 @@ pub(super) const DETECTORS: &[Detector] = &[
             (Microsoft Learn, \"Configure Azure Storage connection strings\").",
         pattern: r#"(?i-u)AccountKey["']?[ \t]{0,4}[:=][ \t]{0,4}["']?[A-Za-z0-9+/]{86}=="#,
         boundary: Boundary::Any,
-        part: Part::Inside(|matched| matched.len() - 88..matched.len()),
+        part: Part::Inside(|matched| matched.len().saturating_sub(88)..matched.len()),
         examples: &[
             "AccountKey=lJzRc1YdHaAA2KCNJJ1tkYwF/+mKK6Ygw0NGe170Xu592euJv2wYUtBlV8z+qnlcNQSnIYVTkLWntUO1F8j8rQ==",
         ],

@@ -1,0 +1,137 @@
+//! Finds events by what stands anywhere in their text, however it is encoded.
+
+use streamgate_guest::Event;
+
+use crate::{
+    RuleError,
+    matcher::Matcher,
+    view::{View, find_trigger},
+};
+
+/// There is none.
+const NOWHERE: usize = usize::MAX;
+
+/// Finds keywords or a pattern in the text of events: in their bytes, and in a [`View`] of those with a
+/// trigger.
+#[derive(Debug, Clone)]
+pub(crate) struct TextMatcher {
+    matcher: Matcher,
+    /// Whether it looks at the bytes of events only.
+    of_source: bool,
+    /// Whether only the rarer escapes can be a part of what is looked for, see [`has_rare_escape`].
+    is_plain: bool,
+    view: View,
+    /// Where in the slice the matcher has its next hit, and where the next trigger is.
+    hit: usize,
+    trigger: usize,
+}
+
+impl TextMatcher {
+    /// Looks for what `matcher` finds. `keywords` are what it looks for, if these are texts.
+    pub(crate) fn new<'a>(
+        matcher: Matcher,
+        of_source: bool,
+        keywords: Option<impl IntoIterator<Item = &'a str>>,
+    ) -> Self {
+        let is_plain_word = |word: &str| {
+            let from_escape = |byte: u8| byte < b' ' || b"\"'\\/".contains(&byte);
+            !word.bytes().any(from_escape)
+        };
+        Self {
+            is_plain: keywords.is_some_and(|words| words.into_iter().all(is_plain_word)),
+            matcher,
+            of_source,
+            view: View::default(),
+            hit: NOWHERE,
+            trigger: NOWHERE,
+        }
+    }
+
+    /// Looks for any of the keywords.
+    ///
+    /// # Errors
+    /// As [`Matcher::keywords`].
+    pub(crate) fn keywords(
+        keywords: &[(String, String)],
+        ignore_case: bool,
+        of_source: bool,
+    ) -> Result<Self, RuleError> {
+        let matcher = Matcher::keywords(keywords, ignore_case)?;
+        let words = keywords.iter().map(|(_, word)| word.as_str());
+        Ok(Self::new(matcher, of_source, Some(words)))
+    }
+
+    /// Finds a byte of the next event that may match, at or after `at`. At 0 it is another slice.
+    pub(crate) fn next(&mut self, slice: &[u8], at: usize) -> Option<usize> {
+        if at == 0 || self.hit < at {
+            self.hit = self.matcher.find(slice, at).unwrap_or(NOWHERE);
+        }
+        if self.of_source {
+            self.trigger = NOWHERE;
+        } else if at == 0 || self.trigger < at {
+            self.trigger = find_trigger(slice, at).unwrap_or(NOWHERE);
+        }
+        let next = self.hit.min(self.trigger);
+        (next != NOWHERE).then_some(next)
+    }
+
+    /// Says whether the event matches that [`next`](Self::next) pointed at.
+    pub(crate) fn matches_next(&mut self, event: Event<'_>) -> bool {
+        let (start, body) = (event.offset(), event.body());
+        let is_hit = (start..start + event.bytes().len()).contains(&self.hit);
+        let has_trigger = (start..start + body.len()).contains(&self.trigger);
+        self.matches(body, is_hit, has_trigger)
+    }
+
+    /// Says whether an event matches, whatever was found before.
+    pub(crate) fn matches_body(&mut self, body: &[u8]) -> bool {
+        let is_hit = self.matcher.find(body, 0).is_some();
+        let has_trigger = !self.of_source && find_trigger(body, 0).is_some();
+        self.matches(body, is_hit, has_trigger)
+    }
+
+    /// Says whether the text that was looked at last holds a match of another matcher.
+    pub(crate) fn holds(&self, body: &[u8], matcher: &Matcher) -> bool {
+        (0..self.view.layers()).any(|layer| finds(matcher, self.view.text(layer, body)))
+    }
+
+    /// Returns what looks for it in one text.
+    pub(crate) fn matcher(&self) -> &Matcher {
+        &self.matcher
+    }
+
+    /// Lets go of what an unusual event took.
+    pub(crate) fn rest(&mut self) {
+        self.view.rest();
+    }
+
+    fn matches(&mut self, body: &[u8], is_hit: bool, has_trigger: bool) -> bool {
+        // A word that an ordinary escape is no part of is in the bytes, or it is not in the text.
+        let needs_view = has_trigger && (is_hit || !self.is_plain || has_rare_escape(body));
+        self.view.begin(body, needs_view);
+        match needs_view {
+            true => self.holds(body, &self.matcher),
+            false => is_hit && self.matcher.confirms(body),
+        }
+    }
+}
+
+fn finds(matcher: &Matcher, text: &[u8]) -> bool {
+    matcher.find(text, 0).is_some() && matcher.confirms(text)
+}
+
+/// Whether an event may hold letters, digits or marks that are not in its bytes: there is an escape by
+/// number, percent-encoding or a terminal code. Other escapes are of quotes, slashes and control characters.
+fn has_rare_escape(body: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(trigger) = find_trigger(body, at) {
+        match (body[trigger], body.get(trigger + 1)) {
+            (b'\\', Some(b'\\' | b'"' | b'/' | b'n' | b't' | b'r' | b'b' | b'f')) => {
+                at = trigger + 1
+            }
+            _ => return true,
+        }
+        // A row of backslashes may end with any escape, of JSON inside JSON.
+    }
+    false
+}
