@@ -107,7 +107,13 @@ impl TextMatcher {
 
     fn matches(&mut self, body: &[u8], is_hit: bool, has_trigger: bool) -> bool {
         // A word that an ordinary escape is no part of is in the bytes, or it is not in the text.
-        let needs_view = has_trigger && (is_hit || !self.is_plain || has_rare_escape(body));
+        let may_be_encoded = has_trigger && !is_hit && (!self.is_plain || has_rare_escape(body));
+        let matcher = &self.matcher;
+        let needs_view = has_trigger && is_hit
+            || may_be_encoded
+                && self
+                    .view
+                    .may_hold(body, |text| matcher.find(text, 0).is_some());
         self.view.begin(body, needs_view);
         match needs_view {
             true => self.holds(body, &self.matcher),

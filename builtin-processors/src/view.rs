@@ -75,6 +75,8 @@ pub(crate) struct View {
 #[derive(Debug, Clone, Default)]
 struct Scratch {
     text: Vec<u8>,
+    look: Vec<u8>,
+    map: Map,
     nodes: Vec<Node>,
     /// The new numbers of nodes.
     numbers: Vec<u32>,
@@ -150,6 +152,79 @@ impl View {
         }
     }
 
+    /// Says whether one of the texts of an event with a trigger may hold something, other than its bytes:
+    /// `holds` is shown texts, from which a match in any layer cannot be missing. It is a quick look, without
+    /// the structure of the event: most events hold nothing, and need no view.
+    ///
+    /// In JSON, backslashes stand in texts only, so that their escapes can be removed without knowing where
+    /// these begin. What would be otherwise in one layer is so in the bytes, or the answer is yes.
+    pub(crate) fn may_hold(&mut self, body: &[u8], mut holds: impl FnMut(&[u8]) -> bool) -> bool {
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        let begins_like_json = matches!(first, Some(b'{' | b'['));
+        if !begins_like_json && memchr::memchr(b'{', body).is_some() {
+            return true;
+        }
+        let Scratch {
+            text: next,
+            look: text,
+            map,
+            ..
+        } = &mut self.scratch;
+        let mut is_body = true;
+        if begins_like_json && memchr::memchr(b'\\', body).is_some() {
+            let mut decoder = Decoder::new(body, text, map);
+            decode::escapes(body, 0..body.len(), &mut decoder);
+            if decoder.finish() {
+                is_body = false;
+                // There may be JSON inside JSON.
+                if memchr::memchr(b'\\', text).is_some() || holds(text) {
+                    return true;
+                }
+            }
+        }
+        let mut is_percent = false;
+        for encoding in [
+            Encoding::Ansi,
+            Encoding::Percent,
+            Encoding::Percent,
+            Encoding::Plus,
+        ] {
+            let from = if is_body { body } else { text.as_slice() };
+            let is_decoded = match encoding {
+                Encoding::Percent => {
+                    let is_decoded = decode::percent_quickly(from, next);
+                    is_percent |= is_decoded;
+                    is_decoded
+                }
+                Encoding::Ansi if memchr::memchr(0x1b, from).is_some() => {
+                    let mut decoder = Decoder::new(from, next, map);
+                    decode::ansi(from, &mut decoder);
+                    decoder.finish()
+                }
+                // Whether it is encoded is not looked at: one too many is a look in vain.
+                Encoding::Plus if is_percent && memchr::memchr(b'+', from).is_some() => {
+                    next.clear();
+                    next.extend(
+                        from.iter()
+                            .map(|&byte| if byte == b'+' { b' ' } else { byte }),
+                    );
+                    true
+                }
+                _ => false,
+            };
+            if !is_decoded {
+                continue;
+            }
+            mem::swap(text, next);
+            is_body = false;
+            let has_escapes = is_percent && memchr::memchr(b'\\', text).is_some();
+            if has_escapes || holds(text) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Lets go of what an unusual event took.
     pub(crate) fn rest(&mut self) {
         let nodes = RESTING_BYTES / size_of::<Node>();
@@ -171,6 +246,10 @@ impl View {
         }
         self.scratch.text.clear();
         self.scratch.text.shrink_to(RESTING_BYTES);
+        self.scratch.look.clear();
+        self.scratch.look.shrink_to(RESTING_BYTES);
+        self.scratch.map.clear();
+        self.scratch.map.shrink_to(nodes);
         self.scratch.nodes.clear();
         self.scratch.nodes.shrink_to(nodes);
         self.scratch.numbers.clear();
@@ -519,10 +598,7 @@ impl View {
         let last = u8::try_from(number).unwrap_or(u8::MAX);
         decode::json(from, &layer.nodes, last, &mut decoder);
         if decoder.finish() {
-            for node in &mut layer.nodes {
-                node.start = step.map.text_of(node.start);
-                node.end = step.map.text_of(node.end);
-            }
+            step.map.move_nodes(&mut layer.nodes);
             mem::swap(&mut layer.text, &mut self.scratch.text);
             layer.is_source = false;
         }
@@ -579,11 +655,8 @@ impl View {
             self.step_count -= 1;
             return false;
         }
-        to.nodes.extend(from.nodes.iter().map(|node| Node {
-            start: step.map.text_of(node.start),
-            end: step.map.text_of(node.end),
-            ..*node
-        }));
+        to.nodes.extend_from_slice(&from.nodes);
+        step.map.move_nodes(&mut to.nodes);
         true
     }
 

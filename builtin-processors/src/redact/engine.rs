@@ -179,16 +179,20 @@ impl Editor for Pass<'_> {
         } = self;
         let (begin, body) = (event.offset(), event.body());
         let has_trigger = (begin..begin + body.len()).contains(&state.trigger);
-        state.view.begin(body, has_trigger);
-        match has_trigger {
-            true => state.scan_view(plan, body, 0),
-            false => {
-                let bytes = begin..begin + event.bytes().len();
-                let hits = &mut state.hits[0];
-                hits.forget();
-                hits.residue = bytes.contains(&state.residue);
-                state.ahead.take(&plan.gate, event, hits);
+        let bytes = begin..begin + event.bytes().len();
+        let hits = &mut state.hits[0];
+        hits.forget();
+        hits.residue = bytes.contains(&state.residue);
+        state.ahead.take(&plan.gate, event, hits);
+        if has_trigger {
+            let is_hit = hits.residue || !hits.targets.is_empty();
+            if !is_hit && !state.may_hit(plan, body) {
+                return Verdict::Keep;
             }
+            state.view.begin(body, true);
+            state.scan_view(plan, body, 0);
+        } else {
+            state.view.begin(body, false);
         }
         state.apply(plan, rules, event, rewrite, tallies)
     }
@@ -292,8 +296,14 @@ impl State {
             if least < rules.len() {
                 let current = mem::take(&mut self.current);
                 let has_trigger = find_trigger(&current, 0).is_some();
-                self.view.begin(&current, has_trigger);
-                self.scan_view(plan, &current, plan.first_targets[least]);
+                let least = plan.first_targets[least];
+                self.view.begin(&current, false);
+                self.scan_view(plan, &current, least);
+                let is_hit = self.hits[0].residue || !self.hits[0].targets.is_empty();
+                if has_trigger && (is_hit || self.may_hit(plan, &current)) {
+                    self.view.begin(&current, true);
+                    self.scan_view(plan, &current, least);
+                }
                 self.current = current;
             }
         }
@@ -304,6 +314,13 @@ impl State {
             true => rewrite.replace(&self.current),
             false => Verdict::Keep,
         }
+    }
+
+    /// Says whether any target may be hit in the texts of an event with a trigger, apart from its bytes.
+    fn may_hit(&mut self, plan: &Plan, body: &[u8]) -> bool {
+        self.view.may_hold(body, |text| {
+            plan.gate.find(text, 0).is_some() || plan.residue.find(text, 0).is_some()
+        })
     }
 
     /// Finds what the targets from `least` on hit in the texts of the view.

@@ -167,6 +167,27 @@ pub(super) fn percent(
     }
 }
 
+/// Removes percent-encoding, once, and says nothing of where it was; returns whether there was any.
+pub(super) fn percent_quickly(from: &[u8], to: &mut Vec<u8>) -> bool {
+    to.clear();
+    let mut done = 0;
+    let mut at = 0;
+    while let Some(found) = from.get(at..).and_then(|rest| memchr::memchr(b'%', rest)) {
+        at += found;
+        match percent_at(from, at) {
+            Some(byte) => {
+                to.extend_from_slice(&from[done..at]);
+                to.push(byte);
+                at += 3;
+                done = at;
+            }
+            None => at += 1,
+        }
+    }
+    to.extend_from_slice(&from[done..]);
+    done > 0
+}
+
 fn ends_stretch(byte: u8) -> bool {
     byte <= b' ' || matches!(byte, 0x7f | b'"' | b'\'' | b'<' | b'>' | b'`')
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::lexer::Node;
+
 /// How one text was made of another: copied, but for the pieces that were decoded or removed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Map {
@@ -61,6 +63,46 @@ impl Map {
             None => source,
             Some(piece) if source < piece.source_end => piece.text,
             Some(piece) => piece.text_end + (source - piece.source_end),
+        }
+    }
+
+    /// Moves nodes of the source to where they are in the text; they are in the order in which they begin.
+    pub(super) fn move_nodes(&self, nodes: &mut [Node]) {
+        let place = |behind: usize, at: usize| match behind.checked_sub(1) {
+            None => at,
+            Some(last) => {
+                let piece = self.pieces[last];
+                match at < piece.source_end {
+                    true => piece.text,
+                    false => piece.text_end + (at - piece.source_end),
+                }
+            }
+        };
+        let mut behind = 0;
+        for node in nodes {
+            while self
+                .pieces
+                .get(behind)
+                .is_some_and(|piece| piece.source <= node.start)
+            {
+                behind += 1;
+            }
+            let mut behind_end = behind;
+            if node.is_container() {
+                behind_end = self
+                    .pieces
+                    .partition_point(|piece| piece.source <= node.end);
+            } else {
+                while self
+                    .pieces
+                    .get(behind_end)
+                    .is_some_and(|piece| piece.source <= node.end)
+                {
+                    behind_end += 1;
+                }
+            }
+            node.start = place(behind, node.start);
+            node.end = place(behind_end, node.end);
         }
     }
 
