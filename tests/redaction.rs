@@ -1,0 +1,121 @@
+//! Redaction through the real gate: what fields cannot be told of.
+
+use serde_json::{Value, json};
+
+use crate::support::Setup;
+
+/// One event each: with the field, without it, nearly JSON, broken, and text.
+const WITH_FIELD: &str = r#"{"user":{"email":"mira@example.net"},"from":"jo@example.org"}"#;
+const WITHOUT_FIELD: &str = r#"{"from":"jo@example.org"}"#;
+const NOT_A_NUMBER: &str = r#"{"load":NaN,"user":{"email":"mira@example.net"}}"#;
+const TRAILING_COMMA: &str = r#"{"user":{"email":"mira@example.net",},}"#;
+const BROKEN: &str = r#"{"user":{"email" "mira@example.net"}}"#;
+const BROKEN_BEHIND_A_PREFIX: &str =
+    r#"2026-11-28T09:14:02Z stdout F {"user":{"email" "mira@example.net"}}"#;
+const TEXT: &str = "mail from mira@example.net";
+/// Nothing in it can match, so the rule does not look at its fields.
+const NO_CANDIDATE: &str = r#"{"other":1}"#;
+
+const WITHHELD: &str = "[withheld by streamgate]";
+
+#[test]
+fn detectors_scan_an_event_whose_fields_cannot_be_told() {
+    let params = json!({"detectors": ["email"], "fields": ["user/email"]});
+    check_fields(
+        &params,
+        &[
+            (BROKEN, r#"{"user":{"email" "[REDACTED]"}}"#),
+            (
+                BROKEN_BEHIND_A_PREFIX,
+                r#"2026-11-28T09:14:02Z stdout F {"user":{"email" "[REDACTED]"}}"#,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn pattern_withholds_an_event_whose_fields_cannot_be_told() {
+    let params = json!({"pattern": r"[\w.]+@[\w.]+", "fields": ["user/email"]});
+    check_fields(
+        &params,
+        &[(BROKEN, WITHHELD), (BROKEN_BEHIND_A_PREFIX, WITHHELD)],
+    );
+}
+
+#[test]
+fn on_unstructured_says_what_becomes_of_such_an_event() {
+    for (value, expected) in [
+        (
+            "scan",
+            &[(BROKEN, r#"{"user":{"email" "[REDACTED]"}}"#)][..],
+        ),
+        ("mask", &[(BROKEN, WITHHELD)]),
+        ("pass", &[(BROKEN, BROKEN)]),
+        ("drop", &[(BROKEN, "")]),
+    ] {
+        let params = json!({
+            "pattern": r"[\w.]+@[\w.]+", "fields": ["user/email"], "on_unstructured": value,
+        });
+        check_fields(&params, expected);
+    }
+}
+
+/// Runs a redact rule about `user/email` over a mixed stream. `broken` are events whose fields cannot be
+/// told, with what comes out of each; nothing, if it is empty.
+#[track_caller]
+fn check_fields(params: &Value, broken: &[(&str, &str)]) {
+    let mut events = vec![
+        (
+            WITH_FIELD,
+            r#"{"user":{"email":"[REDACTED]"},"from":"jo@example.org"}"#,
+        ),
+        (WITHOUT_FIELD, WITHOUT_FIELD),
+        (
+            NOT_A_NUMBER,
+            r#"{"load":NaN,"user":{"email":"[REDACTED]"}}"#,
+        ),
+        (TRAILING_COMMA, r#"{"user":{"email":"[REDACTED]",},}"#),
+        (TEXT, TEXT),
+        (NO_CANDIDATE, NO_CANDIDATE),
+    ];
+    events.extend(broken);
+    let lines: String = events
+        .iter()
+        .map(|(event, _)| format!("{event}\n"))
+        .collect();
+    let expected = events.iter().filter(|(_, expected)| !expected.is_empty());
+    let expected: String = expected
+        .map(|(_, expected)| format!("{expected}\n"))
+        .collect();
+
+    let gate = Setup::new().start();
+    let rule = |id: &str, params: &Value| json!({"id": id, "type": "redact", "params": params});
+    // The second one is fused with the first, and is about nothing here.
+    let other = rule("other", &json!({"pattern": "nothing of the kind"}));
+    gate.run(&json!([rule("mails", params), other]), &[]);
+    gate.send(lines.as_bytes());
+    let stats = gate.settled(events.len() as u64);
+    gate.stdout.wait_for(expected.as_bytes());
+    let figures = |at: usize| {
+        let rule = &stats["rules"][at];
+        ["unstructured", "no_fields"].map(|figure| rule[figure].as_u64().expect("a number"))
+    };
+    // The event without the field, and the text, which has no fields at all.
+    assert_eq!(figures(0), [broken.len() as u64, 2], "{stats:#}");
+    assert_eq!(figures(1), [0, 0], "{stats:#}");
+    let metrics = gate.ask(&crate::support::Request::new("GET", "/metrics"));
+    let metrics = String::from_utf8(metrics.expect(200).body).expect("UTF-8");
+    for line in [
+        format!(
+            "streamgate_rule_unstructured_events_total{{rule=\"mails\",type=\"redact\"}} {:?}",
+            broken.len() as f64
+        ),
+        "streamgate_rule_no_fields_events_total{rule=\"mails\",type=\"redact\"} 2.0".to_owned(),
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line}\n{metrics}"
+        );
+    }
+    gate.stop();
+}
