@@ -1,8 +1,9 @@
-//! Redaction through the real gate: what fields cannot be told of.
+//! Redaction through the real gate: what fields cannot be told of, and what a cut divides.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::Setup;
+use crate::support::{Setup, eventually};
 
 /// One event each: with the field, without it, nearly JSON, broken, and text.
 const WITH_FIELD: &str = r#"{"user":{"email":"mira@example.net"},"from":"jo@example.org"}"#;
@@ -118,4 +119,54 @@ fn check_fields(params: &Value, broken: &[(&str, &str)]) {
         );
     }
     gate.stop();
+}
+
+/// An event that is longer than the limit, and what must and must not come out of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Oversize {
+    rules: Value,
+    settings: Settings,
+    #[serde(rename = "in")]
+    event: String,
+    out_lacks: Vec<String>,
+    #[serde(default)]
+    out_has: Vec<String>,
+    why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    max_event: String,
+}
+
+#[test]
+fn value_at_the_cut_of_a_long_event_does_not_leave() {
+    let cases = include_str!("data/oversize-cut.json");
+    let cases: Vec<Oversize> = serde_json::from_str(cases).expect("a list of cases");
+    assert!(!cases.is_empty());
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let gate = Setup::new()
+            .flag("max-event", case.settings.max_event.as_str())
+            .start();
+        gate.run(&case.rules, &[]);
+        gate.send(format!("{}\n", case.event).as_bytes());
+        let stats = gate.settled(1);
+        assert_eq!(stats["ingest"]["tcp"]["truncated"], 1, "{}", case.why);
+        eventually("the event comes out", || {
+            gate.stdout.bytes().ends_with(b"\n")
+        });
+        let found = gate.stdout.text();
+        let limit: usize = case.settings.max_event.parse().expect("a number");
+        let is_right = found.trim_end_matches('\n').len() <= limit
+            && case.out_lacks.iter().all(|text| !found.contains(text))
+            && case.out_has.iter().all(|text| found.contains(text));
+        if !is_right {
+            wrong.push(format!("{}\n{} gives {found}", case.why, case.rules));
+        }
+        gate.stop();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
