@@ -121,6 +121,33 @@ fn check_fields(params: &Value, broken: &[(&str, &str)]) {
     gate.stop();
 }
 
+#[test]
+fn samples_of_what_a_rule_reads_are_right() {
+    let reference = include_str!("../docs/rules.md");
+    let (before, block) = reference
+        .split_once("<!-- redact: each first line becomes the second -->\n```text\n")
+        .expect("a mark");
+    let (samples, _) = block.split_once("```").expect("the block ends");
+    // The rule is in the sentence before.
+    let (_, rule) = before.rsplit_once("The rule `").expect("a sentence");
+    let (rule, _) = rule.split_once('`').expect("it ends");
+    let rule: Value = serde_json::from_str(rule).expect("a rule");
+    let lines: Vec<&str> = samples.lines().collect();
+    let (pairs, []) = lines.as_chunks::<2>() else {
+        panic!("a line is without its other");
+    };
+    assert!(!pairs.is_empty());
+    let side =
+        |at: usize| -> String { pairs.iter().map(|pair| format!("{}\n", pair[at])).collect() };
+
+    let gate = Setup::new().start();
+    gate.run(&json!([rule]), &[]);
+    gate.send(side(0).as_bytes());
+    gate.settled(pairs.len() as u64);
+    gate.stdout.wait_for(side(1).as_bytes());
+    gate.stop();
+}
+
 /// An event that is longer than the limit, and what must and must not come out of it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
