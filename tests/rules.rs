@@ -256,7 +256,7 @@ fn rule_samples_of_the_reference_are_accepted() {
             serde_json::from_str::<Vec<Value>>(json).expect("a list of rules")
         })
         .collect();
-    assert_eq!(rules.len(), 12);
+    assert_eq!(rules.len(), 14);
     let gate = Setup::new().start();
     let wanted = "{\"tenant\": \"a-17\", \"log.level\": \"ERROR\"}\n";
     gate.run(&json!(rules), &[]);

@@ -4,32 +4,48 @@
 //! | --- | --- | --- |
 //! | `pattern` | a regular expression (the syntax of the `regex` crate) | this or `detectors` is required |
 //! | `detectors` | names of detectors, see [`crate::detectors`] | |
-//! | `ignore_case` | whether upper and lower case are alike in `pattern` | `false` |
+//! | `ignore_case` | whether upper and lower case are alike in `pattern`, and in the names in `fields` and `except_fields` | `false` |
+//! | `text` | what `pattern` is matched with: `decoded`, the text that a reader sees, or `source`, the bytes as they are; `source` is refused with `detectors`, `fields` or `except_fields` | `decoded` |
 //! | `action` | what is done to a match, see below | `replace` |
 //! | `replacement` | for `replace`: what stands in its place; `$1`, `${name}` insert a group of `pattern`, `$$` a `$` | `[REDACTED]` |
 //! | `keep_first`, `keep_last` | for `mask`: how many characters stay at each end | 0 |
 //! | `key` | for `hash`: where the key is, `env:NAME` or `file:PATH`; 16 to 4096 bytes | required |
 //! | `key_id` | for `hash`: the key's name, which stands before each hash | made from the key |
 //! | `fields`, `except_fields` | JSON fields that the rule is about, or is not about | all, keys too |
+//! | `on_unstructured` | with `fields` or `except_fields`: what becomes of an event that begins like JSON and cannot be read, see below | `mask` for a `pattern` with `fields`, else `scan` |
 //! | `allow` | values that are left as they are | none |
 //!
 //! | action | a match becomes |
 //! | --- | --- |
 //! | `replace` | the `replacement` |
 //! | `mask` | a `*` for each letter, digit and other character, with marks and blanks between them kept; if more than two thirds would stay, all are hidden |
-//! | `hash` | `[<key id>:<32 letters>]`: the first 128 bits of HMAC-SHA256 under the key, so alike values stay alike and none can be guessed |
+//! | `hash` | `[<key id>:<32 letters>]`: the first 128 bits of HMAC-SHA256 under the key, so the same value has the same hash, whatever it is encoded by, and none can be guessed |
 //! | `truncate` | its network: `/24` of an IPv4 address, `/48` of IPv6; what is no address is replaced by `[REDACTED]` |
 //! | `drop` | nothing: the event is dropped |
 //! | `tag` | what it was: the event is only counted as changed, which is a dry run |
 //!
+//! | `on_unstructured` | the event |
+//! | --- | --- |
+//! | `scan` | is looked at as a whole, as if the rule had no fields |
+//! | `mask` | goes on, its body withheld: `[withheld by streamgate]` |
+//! | `drop` | is dropped |
+//! | `pass` | goes on as it is |
+//!
+//! A rule reads the texts of an event, which are decoded in this order: escapes of JSON, with JSON inside
+//! JSON up to three levels; terminal codes; percent-encoding, twice; `+` in what is percent-encoded. A match
+//! ends with the text that it begins in or, if it begins in a key and needs more, with the key's value. A
+//! pattern that names an escape of JSON is matched with the bytes too.
+//!
 //! Every match in an event is dealt with, from left to right. What lies outside the matches is never
 //! changed, and a replacement cannot make a new event. An event that is valid JSON stays valid JSON:
-//! new text is escaped inside a text, a number becomes a text. What detectors find is redacted until
-//! they find nothing new, so that redacting twice does what redacting once does.
+//! new text is encoded for its place, a number becomes a text. What detectors find is redacted until
+//! they find nothing new, so that redacting twice does what redacting once does. A hash that the rule
+//! itself could have written is left, and exempts nothing around it.
 //!
-//! A path in `fields` is keys joined by `/` from the outermost object on; `*` is any key, `**/` at the
-//! beginning any depth; arrays do not count. A field that is an object or an array means all in it. With `fields`, an
-//! event that is no JSON is left alone; with `except_fields` it is redacted as a whole.
+//! `fields` are paths as docs/rules.md says. A field that is an object or an array means all in it. Plain
+//! text has no fields: with `fields` it is left alone, with `except_fields` it is redacted as a whole. A
+//! value of a selected field that was cut off is hidden whole, in an event in which the rule may match at
+//! all. [`Redact::take_notes`] counts the events in which fields could not be told.
 //!
 //! Rules that follow one another are made into one by [`Redact::fuse`]: a single pass over the bytes
 //! finds the events that any of them may be about. On such an event they run in order, each on what

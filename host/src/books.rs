@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 use serde::Serialize;
 use streamgate_guest::Tally;
-use streamgate_processors::DropAccount;
+use streamgate_processors::{DropAccount, Notes};
 use utoipa::ToSchema;
 
 use crate::{
@@ -120,6 +120,8 @@ struct RuleFigures {
     failed_dropped: u64,
     bypassed: u64,
     bypassed_by_breaker: u64,
+    unstructured: u64,
+    no_fields: u64,
     failures: Failures,
 }
 
@@ -242,6 +244,8 @@ impl Books {
                     bypassed_by_breaker: figures.bypassed_by_breaker,
                     failed: figures.failed,
                     failed_dropped: figures.failed_dropped,
+                    unstructured: figures.unstructured,
+                    no_fields: figures.no_fields,
                     failures: failures(&rule.kind, &figures.failures),
                 }
             })
@@ -345,6 +349,13 @@ impl Ledger {
         for (figure, more) in figures.failures.iter_mut().zip(failures) {
             *figure += more;
         }
+    }
+
+    /// Books events that a redact rule could not tell the fields of.
+    pub fn notes(&mut self, rule: &RuleAccount, notes: Notes) {
+        let figures = self.rules.get_mut(rule.slot);
+        figures.unstructured += notes.unstructured;
+        figures.no_fields += notes.no_fields;
     }
 
     /// Books events of a batch that was given up because its chain panicked.
@@ -614,6 +625,12 @@ pub struct RuleStats {
     pub failed: u64,
     /// Events that it failed on and that were dropped (`on_error`).
     pub failed_dropped: u64,
+    /// Events that begin like JSON and could not be read, so that the rule could not tell their fields;
+    /// `on_unstructured` says what became of them (redact rules with `fields` or `except_fields` only).
+    pub unstructured: u64,
+    /// Events that may hold what the rule looks for, have none of its `fields`, and passed it untouched
+    /// (redact rules with `fields` only).
+    pub no_fields: u64,
     /// Why they failed (WASM rules only): adds up to `failed` and `failed_dropped`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<&'static str, u64>,

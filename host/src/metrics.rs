@@ -241,6 +241,17 @@ fn of_rules(families: &mut Vec<Family>, stats: &Stats) {
         "Events that it failed on, and that met its on_error",
         |rule| rule.failed + rule.failed_dropped,
     );
+    counter(
+        "streamgate_rule_unstructured_events",
+        "Events that begin like JSON and could not be read by a redact rule with fields or except_fields; its \
+         on_unstructured says what became of them",
+        |rule| rule.unstructured,
+    );
+    counter(
+        "streamgate_rule_no_fields_events",
+        "Events that may hold what a redact rule looks for, have none of its fields, and passed it untouched",
+        |rule| rule.no_fields,
+    );
     let bypassed = rules().flat_map(|rule| {
         let by_breaker = rule.bypassed_by_breaker;
         let reasons = [

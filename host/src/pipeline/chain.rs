@@ -7,12 +7,13 @@
 //! A rule that panics does so on one event: that one meets the rule's `on_error`, and a fresh copy of the
 //! rule goes on behind it. Rules with a memory have decided on each event once, whoever does it.
 
-use std::{mem, ops::Range, sync::Arc};
+use std::{iter, mem, ops::Range, sync::Arc};
 
 use serde::Serialize;
 use streamgate_guest::{Batch, Tally, Verdict};
 use streamgate_processors::{
-    Builtin, DropAccount, Filter, FusedFilters, OnError as ProcessorOnError, Redact, is_privacy,
+    Builtin, DropAccount, Filter, FusedFilters, Notes, OnError as ProcessorOnError, Redact,
+    is_privacy,
 };
 use utoipa::ToSchema;
 
@@ -122,6 +123,8 @@ struct WorkerStep {
     seen: u64,
     overloaded: u64,
     ran: Ran,
+    /// What a redact rule could not tell the fields of.
+    notes: Notes,
     /// Events on which it panicked, or that were given up because it did so too often.
     panicked: u64,
 }
@@ -274,6 +277,7 @@ impl CompiledChain {
                 seen: 0,
                 overloaded: 0,
                 ran: Ran::default(),
+                notes: Notes::default(),
                 panicked: 0,
             })
             .collect();
@@ -357,6 +361,9 @@ impl Chain {
             if ran.tally.failed + ran.tally.failed_dropped > 0 {
                 ledger.failures(account, &ran.failures);
             }
+            if step.notes != Notes::default() {
+                ledger.notes(account, step.notes);
+            }
         }
     }
 }
@@ -372,7 +379,7 @@ fn run_steps(
     let mut events = batch.events() as u64;
     for step in &mut *steps {
         (step.seen, step.overloaded, step.ran) = (0, 0, Ran::default());
-        step.panicked = 0;
+        (step.notes, step.panicked) = (Notes::default(), 0);
     }
     let Some(first) = steps.first_mut().filter(|_| events > 0) else {
         return;
@@ -384,7 +391,9 @@ fn run_steps(
     if let Copied::Fused(_, tallies) = &mut first.processor {
         tallies.fill(Tally::default());
     }
-    if panics::catch(|| run_first(first, batch)).is_err() {
+    let ran = panics::catch(|| run_first(first, batch));
+    take_notes(steps);
+    if ran.is_err() {
         let copies = &compiled.steps[at..at + steps.len()];
         recover(steps, compiled, copies, batch, events);
     }
@@ -417,6 +426,34 @@ fn run_first(step: &mut WorkerStep, batch: &mut Batch) {
         #[cfg(test)]
         Copied::Faulty(faulty) => faulty.process_into(batch, &mut step.ran.tally),
     }
+}
+
+/// Takes what redact rules noted, from the copy that ran them, which a panic may cost. None of the others
+/// has notes.
+fn take_notes(steps: &mut [WorkerStep]) {
+    let Some((first, behind)) = steps.split_first_mut() else {
+        return;
+    };
+    let redact = match &mut first.processor {
+        Copied::Builtin(builtin) => match &mut **builtin {
+            Builtin::Redact(redact) => redact,
+            _ => return,
+        },
+        Copied::Fused(fused, _) => match &mut **fused {
+            Fused::Redact(redact) => redact,
+            Fused::Filters(_) => return,
+        },
+        _ => return,
+    };
+    let all = iter::once(&mut first.notes).chain(behind.iter_mut().map(|step| &mut step.notes));
+    for (notes, more) in all.zip(redact.take_notes()) {
+        add_notes(notes, more);
+    }
+}
+
+fn add_notes(notes: &mut Notes, more: Notes) {
+    notes.unstructured += more.unstructured;
+    notes.no_fields += more.no_fields;
 }
 
 /// Goes on after a panic: the event that it was about meets `on_error`, the events behind it get a fresh
@@ -466,7 +503,9 @@ fn recover(
             break;
         }
         let first = &mut steps[0];
-        if panics::catch(|| run_first(first, batch)).is_ok() {
+        let ran = panics::catch(|| run_first(first, batch));
+        take_notes(steps);
+        if ran.is_ok() {
             batch.rejoin();
             return;
         }
@@ -511,25 +550,29 @@ fn decide_on_guilty(steps: &mut [WorkerStep], copies: &[Step], batch: &mut Batch
         fail_all(&mut steps[0], batch);
         return;
     };
-    // Fused: each by itself, to find out which one it is. Those before it have counted what they did.
-    let mut done = vec![Tally::default(); steps.len()];
+    // Fused: each by itself, to find out which one it is. Those before it have counted what they did, and
+    // it has noted what it saw.
+    let mut done = vec![(Tally::default(), Notes::default()); steps.len()];
     let mut guilty = None;
     for (at, copy) in copies.iter().enumerate() {
         let Compiled::Builtin(builtin) = &copy.processor else {
             continue;
         };
-        let (tally, mut builtin) = (&mut done[at], copy_of(builtin));
+        let ((tally, notes), mut builtin) = (&mut done[at], copy_of(builtin));
         if panics::catch(|| builtin.process_into(batch, tally)).is_err() {
             *tally = Tally::default();
             fail_all(&mut steps[at], batch);
             guilty.get_or_insert(at);
+        } else if let Builtin::Redact(redact) = &mut builtin {
+            redact.take_notes().for_each(|more| add_notes(notes, more));
         }
         if batch.is_empty() {
             break;
         }
     }
-    for (step, tally) in steps.iter_mut().zip(done).skip(guilty.unwrap_or(0)) {
+    for (step, (tally, notes)) in steps.iter_mut().zip(done).skip(guilty.unwrap_or(0)) {
         step.ran.tally += tally;
+        add_notes(&mut step.notes, notes);
     }
 }
 

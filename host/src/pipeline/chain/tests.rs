@@ -244,3 +244,49 @@ fn fused_rules_are_asked_one_by_one_about_a_guilty_event() {
     renew(&mut chain.steps[0], &compiled, copies, true);
     assert!(matches!(&chain.steps[0].processor, Copied::Fused(_, tallies) if tallies.len() == 2));
 }
+
+#[test]
+fn what_rules_could_not_tell_the_fields_of_is_booked_for_each() {
+    let in_field = |id: &str, field: &str, text: &str| {
+        let params = json!({"pattern": text, "fields": [field], "on_unstructured": "pass"});
+        let rule = json!({"id": id, "type": "redact", "params": params});
+        serde_json::from_value::<Rule>(rule).expect("a rule")
+    };
+    let broken = r#"{"a" "one two""#;
+    let lines = [
+        r#"{"a":"one two"}"#,
+        broken,
+        "one",
+        r#"{"b":"one two"}"#,
+        "no",
+        "",
+    ]
+    .join("\n");
+    // Alone, and fused with others.
+    for rules in [
+        vec![in_field("one", "a", "one")],
+        vec![in_field("one", "a", "one"), in_field("two", "b", "two")],
+    ] {
+        let books = Arc::new(Books::default());
+        let wasm = Wasm::new(1, crate::wasm::Compiler::Here);
+        let parts = Parts {
+            books: &books,
+            wasm: &wasm,
+            modules: &|_| Ok(None),
+        };
+        let compiled = CompiledChain::build(&rules, parts, None).expect("valid");
+        let mut chain = compiled.for_worker(Chain::default());
+        for _ in 0..2 {
+            let mut batch = Batch::from_lines(lines.as_str());
+            chain.run(&compiled, &mut batch, false);
+            books.settle(|ledger| chain.book(ledger));
+        }
+        let stats = books.stats(1, &compiled.rules(), &[]);
+        let notes: Vec<_> = stats.pipelines[0]
+            .rules
+            .iter()
+            .map(|rule| (rule.unstructured, rule.no_fields))
+            .collect();
+        assert_eq!(notes, [(2, 4), (2, 2)][..rules.len()]);
+    }
+}
