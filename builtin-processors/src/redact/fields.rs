@@ -5,8 +5,6 @@
 //! is all that is in it. A document inside a text begins anew, and goes on with what led to that text, so
 //! that `user/email` and `log/user/email` both name the field in `{"log":"{\"user\":{\"email\":...}}"}`.
 
-use std::borrow::Cow;
-
 use crate::{
     json::path::{Path, PathError, Step},
     view::{Kind, NONE, Node},
@@ -106,7 +104,7 @@ impl Fields {
     fn enter_member(
         &self,
         (path, step): Progress,
-        key: &Cow<'_, str>,
+        key: &str,
         selection: &mut Selection,
         begun: usize,
     ) -> bool {

@@ -224,11 +224,16 @@ impl Rule {
 
     /// Applies the rule to a body, whose texts are in `view`. `hits` says where in a layer's text a gate
     /// has its hits of the rows of a target; `None` if the target cannot match. The new body is written to
-    /// `out`, which is empty, and has at most `room` bytes.
+    /// `out`, which is empty, and has at most `room` bytes. `again` says that the rule left the body so.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what an event is, and where its next body goes"
+    )]
     pub(super) fn apply(
         &mut self,
         body: &[u8],
         view: &mut View,
+        again: bool,
         hits: impl Fn(usize, usize) -> Option<Known>,
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
@@ -236,7 +241,9 @@ impl Rule {
     ) -> Applied {
         scratch.found.clear();
         scratch.texts.clear();
-        if self.fields.is_none() && !self.may_match(body, view, &hits) {
+        // To read an event takes longer than to look whether that is needed.
+        let is_asked = self.fields.is_some() || view.is_read();
+        if !is_asked && !self.may_match(body, view, &hits) {
             return Applied::Not;
         }
         let structure = view.read(body);
@@ -245,7 +252,7 @@ impl Rule {
         let mut by_fields = false;
         if let Some((_, only_these)) = self.fields {
             if is_broken {
-                self.notes.unstructured += 1;
+                self.notes.unstructured += u64::from(!again);
                 match self.on_unstructured {
                     OnUnstructured::Scan => {}
                     OnUnstructured::Pass => return Applied::Not,
@@ -256,14 +263,14 @@ impl Rule {
             } else if structure == Structure::Json {
                 by_fields = true;
             } else if only_these {
-                self.notes.no_fields += 1;
+                self.notes.no_fields += u64::from(!again);
                 return Applied::Not;
             }
         }
         match self.search(body, view, by_fields, hits, scratch, room) {
             Ok(true) => {}
             Ok(false) => {
-                self.notes.no_fields += 1;
+                self.notes.no_fields += u64::from(!again);
                 return Applied::Not;
             }
             Err(TooMuch) => return Applied::NoRoom,
@@ -596,10 +603,9 @@ fn trim_to_decoded(found: &mut [Found], targets: &[Target]) {
         let same = encoded.target == decoded.target
             && encoded.source.end == decoded.source.end
             && encoded.layer < decoded.layer;
-        if same && targets[encoded.target].detector.is_some() {
-            if encoded.source.start < decoded.source.start {
-                *encoded = decoded.clone();
-            }
+        let is_longer = encoded.source.start < decoded.source.start;
+        if same && is_longer && targets[encoded.target].detector.is_some() {
+            *encoded = decoded.clone();
         }
     }
 }

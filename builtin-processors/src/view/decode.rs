@@ -46,8 +46,17 @@ pub(super) fn json(from: &[u8], nodes: &[Node], step: u8, decoder: &mut Decoder<
 pub(super) fn escapes(from: &[u8], range: Range<usize>, decoder: &mut Decoder<'_>) {
     let content = &from[..range.end];
     let mut at = range.start;
-    while let Some(found) = memchr::memchr(b'\\', &content[at..]) {
-        at += found;
+    loop {
+        // Escapes often follow one another.
+        if content.get(at) != Some(&b'\\') {
+            match content
+                .get(at..)
+                .and_then(|rest| memchr::memchr(b'\\', rest))
+            {
+                Some(found) => at += found,
+                None => return,
+            }
+        }
         // What ends a terminal code escapes nothing.
         if at > 0 && content[at - 1] == 0x1b {
             at += 1;

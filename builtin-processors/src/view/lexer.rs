@@ -115,7 +115,13 @@ pub(super) fn read_inside(
     nodes: &mut Vec<Node>,
 ) -> Structure {
     let Some(at) = document_start(text, range.start, range.end) else {
-        return Structure::Plain;
+        let content = &text[..range.end];
+        let begun = skip_blanks(content, range.start);
+        // A text that begins so wants to be JSON.
+        return match content.get(begun..begun + 2) {
+            Some(b"{\"" | b"{'") => Structure::Unreadable,
+            _ => Structure::Plain,
+        };
     };
     let before = nodes.len();
     let structure = read_from(text, at, range.end, parent, step, nodes);
