@@ -2,6 +2,9 @@
 //! encoded text. `cargo bench -p streamgate-processors --bench text`; with a word behind it, only the rows
 //! that have it in their name.
 //!
+//! Then each detector, and some rules, get single events of 256 KiB that are one piece again and again, which
+//! makes a search, a check or a decoder begin anew all the time; the slowest are shown.
+//!
 //! One core, batches of 256 KiB of lines of about 200 bytes, 16 different ones in turn; filling them is not
 //! timed. Times are the best of several rounds. To compare two versions, build both and run them in turn.
 
@@ -13,10 +16,11 @@ use std::{
 
 use serde_json::{Value, json};
 use streamgate_guest::{Batch, Processor};
-use streamgate_processors::{Builtin, OnError};
+use streamgate_processors::{Builtin, OnError, detectors};
 
 const BLOCK_BYTES: usize = 256 * 1024;
 const BLOCKS: usize = 16;
+const LONG_BYTES: usize = 256 * 1024;
 const ROUNDS: usize = 9;
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -56,6 +60,75 @@ fn main() {
                 writeln!(stdout(), "{name:60} {time:8.1} ns an event").expect("can write");
             }
         }
+    }
+    long_events(&wanted);
+}
+
+/// Pieces that are hard on a lexer, a decoder or a check.
+const PIECES: [&str; 24] = [
+    "\\t1",
+    "\\\"",
+    "\\u0022",
+    "{\"a\":",
+    "{\"a\":\"{",
+    "[{\"",
+    "{}",
+    "{\\\"a\\\":",
+    "%25",
+    "%7B%22a%22%3A",
+    "a%20b&c=+",
+    "\u{1b}[1;",
+    "\u{1b}]8;;a",
+    "password=",
+    "\"password\":\"",
+    "-----BEGIN PRIVATE KEY-----",
+    "ssn 1",
+    "1 ",
+    "4111 1111 1111 1111 ",
+    "a@",
+    "1.",
+    "a:",
+    "eyJ",
+    "Cookie: a=b;",
+];
+
+fn long_events(wanted: &str) {
+    let mut rules: Vec<(String, Value)> = detectors::all()
+        .iter()
+        .map(|one| (one.name.to_owned(), json!({"detectors": [one.name]})))
+        .collect();
+    rules.push(("`\\d`".to_owned(), json!({"pattern": r"\d"})));
+    rules.push(("`\\S+`".to_owned(), json!({"pattern": r"\S+"})));
+    let by_field = json!({"pattern": "(?s).+", "fields": ["**/a", "b/*/c", "x[*]"]});
+    rules.push(("`(?s).+` in fields".to_owned(), by_field));
+    let mut times = Vec::new();
+    for (name, params) in &rules {
+        let name = format!("long events, {name}");
+        if !name.contains(wanted) {
+            continue;
+        }
+        let params = params.as_object().expect("an object");
+        let mut rule = Builtin::build("redact", params, OnError::Mask).expect("valid");
+        for piece in PIECES {
+            let text = piece.repeat(LONG_BYTES / piece.len());
+            for (shape, event) in [
+                ("alone", text.clone()),
+                ("in a text", json!({"password": text}).to_string()),
+            ] {
+                let mut best = Duration::MAX;
+                for _ in 0..2 {
+                    let mut batch = Batch::from_lines(event.as_str());
+                    let begun = Instant::now();
+                    black_box(rule.process(&mut batch));
+                    best = best.min(begun.elapsed());
+                }
+                times.push((best, format!("{name}, {}, {shape}", piece.escape_debug())));
+            }
+        }
+    }
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    for (time, name) in times.iter().take(8) {
+        writeln!(stdout(), "{name:60} {time:8.1?}").expect("can write");
     }
 }
 

@@ -51,7 +51,7 @@ const FEWEST_FUSED: usize = 3;
 pub struct FusedFilters {
     filters: Vec<Filter>,
     /// Finds the events that one of them matches, and maybe others.
-    scout: TextMatcher,
+    scout: Box<TextMatcher>,
 }
 
 #[derive(Deserialize)]
@@ -163,7 +163,10 @@ impl Filter {
         words.sort();
         words.dedup();
         let scout = TextMatcher::keywords(&words, ignore_case, false).ok()?;
-        Some(FusedFilters { filters, scout })
+        Some(FusedFilters {
+            filters,
+            scout: Box::new(scout),
+        })
     }
 }
 

@@ -36,6 +36,9 @@ const MAX_COMPILED_BYTES: usize = 10 * 1024 * 1024;
 /// Cache of the lazy DFA in each direction, for each pattern and worker, in bytes.
 const DFA_CACHE_BYTES: usize = 512 * 1024;
 
+/// Most lengths of a match that the regex is given beyond a hit.
+const MOST_AHEAD: usize = 16;
+
 /// Finds the next event that a filter is about.
 #[derive(Debug, Clone)]
 pub(crate) enum Matcher {
@@ -317,23 +320,31 @@ impl Pattern {
         else {
             return self.search(body, part, captures);
         };
-        // The regex is slow, so it gets no more than what a match around a hit can lie in.
+        // The regex is slow, so it gets no more than what a match around a hit can lie in. Where hits are
+        // dense and none of them is in a match, it gets twice as much each time: else it would look at every
+        // byte as often as a match is long.
         let mut next = known.or_else(|| gate.find_in(body, part.clone()));
+        let (mut least, mut ahead) = (part.start, 0);
         loop {
             let hit = next.filter(|&hit| hit < part.end)?;
-            let start =
-                reach_back.map_or(part.start, |back| hit.saturating_sub(back).max(part.start));
+            let start = reach_back.map_or(part.start, |back| hit.saturating_sub(back));
+            let start = start.max(least);
+            // Up to here a match may begin, and is not cut off.
+            let complete = hit.saturating_add(ahead);
             let end = self
                 .longest
-                .and_then(|longest| hit.checked_add(longest))
+                .and_then(|longest| complete.checked_add(longest))
                 .map_or(part.end, |end| end.min(part.end));
             let found = self.search(body, start..end, captures.as_deref_mut());
             match found {
-                // What begins behind the hit may have been cut off, and has a hit of its own.
-                Some(found) if found.start() <= hit || end == part.end => return Some(found),
+                Some(found) if found.start() <= complete || end == part.end => return Some(found),
                 None if end == part.end => return None,
-                _ => next = gate.find_in(body, hit + 1..part.end),
+                // What begins behind that has a hit of its own.
+                _ => next = gate.find_in(body, complete + 1..part.end),
             }
+            least = complete + 1;
+            let longest = self.longest.unwrap_or_default();
+            ahead = (2 * ahead).clamp(longest, MOST_AHEAD * longest);
         }
     }
 

@@ -21,6 +21,8 @@ fn some_lines() -> impl Strategy<Value = Vec<u8>> {
         2 => "[ -~]{0,16}".prop_map(String::into_bytes),
         2 => prop::sample::select(vec![
             "{\"a\":\"", "\"}", "\n", "\r\n", "password=", "\"kept\":", "\\", "\\n", ": ", "12", "é",
+            "{\"a\":\"{\\\"a\\\":\\\"", "\\\"}", "\\u0040", "\\ud83d", "%40", "%2540", "%22", "\u{1b}[1m", "+",
+            "[{", "]", "{'a': '", "\u{feff}",
         ]).prop_map(|piece| piece.as_bytes().to_vec()),
     ];
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())

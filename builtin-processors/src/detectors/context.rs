@@ -94,9 +94,12 @@ fn length_at(text: &[u8], word: &[u8]) -> Option<usize> {
             at += usize::from(byte.is_some_and(|byte| b" _-.+".contains(byte)));
         } else if letter >= 0xc0 {
             // Beyond ASCII, upper and lower case are characters of the same length, mostly.
+            if byte.is_none_or(|&byte| byte < 0xc0) {
+                return None;
+            }
             let wanted = first_character(word_from(word, letters.len() + 1))?;
             let found = first_character(text.get(at..)?)?;
-            if !found.to_lowercase().eq(wanted.to_lowercase()) {
+            if found != wanted && !found.to_lowercase().eq(wanted.to_lowercase()) {
                 return None;
             }
             at += found.len_utf8();
