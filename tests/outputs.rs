@@ -615,5 +615,5 @@ fn padded(count: usize) -> Vec<u8> {
 fn ends_undrained(mut gate: Gate) {
     gate.terminate();
     gate.wait()
-        .expect_error(1, "events could not be sent within the grace period");
+        .expect_error(1, "could not be sent within the grace period");
 }

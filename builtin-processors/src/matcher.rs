@@ -243,10 +243,7 @@ impl Pattern {
             return Err(RuleError::new(
                 "pattern_never_matches",
                 pointer,
-                format!(
-                    "`{}` matches no text at all",
-                    shown(pattern)
-                ),
+                format!("`{}` matches no text at all", shown(pattern)),
             ));
         }
         let compile = |hir: &Hir| {
@@ -324,9 +321,8 @@ impl Pattern {
         let mut next = known.or_else(|| gate.find_in(body, part.clone()));
         loop {
             let hit = next.filter(|&hit| hit < part.end)?;
-            let start = reach_back.map_or(part.start, |back| {
-                hit.saturating_sub(back).max(part.start)
-            });
+            let start =
+                reach_back.map_or(part.start, |back| hit.saturating_sub(back).max(part.start));
             let end = self
                 .longest
                 .and_then(|longest| hit.checked_add(longest))

@@ -88,7 +88,9 @@ impl Redact {
     /// Returns, for each rule, of how many events it could not tell the fields, since that was asked for
     /// last.
     pub fn take_notes(&mut self) -> impl Iterator<Item = Notes> {
-        self.rules.iter_mut().map(|rule| std::mem::take(&mut rule.notes))
+        self.rules
+            .iter_mut()
+            .map(|rule| std::mem::take(&mut rule.notes))
     }
 
     fn new(rules: Vec<Rule>) -> Self {

@@ -220,8 +220,7 @@ impl View {
     pub(crate) fn documents(&self) -> usize {
         let nodes = &self.layers[0].nodes;
         let is_root = |node: &&Node| {
-            node.is_container()
-                && (node.parent == NONE || nodes[node.parent as usize].is_quoted())
+            node.is_container() && (node.parent == NONE || nodes[node.parent as usize].is_quoted())
         };
         nodes.iter().filter(is_root).count()
     }
@@ -426,9 +425,9 @@ impl View {
         for stretch in &step.stretches {
             if memchr::memchr(b'{', &text[stretch.clone()]).is_some() {
                 let behind = nodes.partition_point(|node| node.start <= stretch.start);
-                let around = nodes[..behind].last().filter(|node| {
-                    node.kind == Kind::Text && stretch.end <= node.end
-                });
+                let around = nodes[..behind]
+                    .last()
+                    .filter(|node| node.kind == Kind::Text && stretch.end <= node.end);
                 let parent = around.map_or(usize::MAX, |_| behind - 1);
                 inside.push((stretch.clone(), parent));
             }
@@ -441,17 +440,16 @@ impl View {
 
     /// Reads the documents in ranges of a layer, each of which lies in the text of that number; returns
     /// whether there are any.
-    fn read_inside(
-        &mut self,
-        layer: usize,
-        body: &[u8],
-        inside: &[(Range<usize>, usize)],
-    ) -> bool {
+    fn read_inside(&mut self, layer: usize, body: &[u8], inside: &[(Range<usize>, usize)]) -> bool {
         if inside.is_empty() {
             return false;
         }
         let step = u8::try_from(self.step_count).unwrap_or(u8::MAX);
-        let Scratch { nodes: new, numbers, .. } = &mut self.scratch;
+        let Scratch {
+            nodes: new,
+            numbers,
+            ..
+        } = &mut self.scratch;
         new.clear();
         numbers.clear();
         let old = &self.layers[layer].nodes;
@@ -472,7 +470,11 @@ impl View {
         let mut found = false;
         for (range, parent) in inside {
             let behind = old.partition_point(|node| node.start <= range.start);
-            let to = if *parent == usize::MAX { behind } else { parent + 1 };
+            let to = if *parent == usize::MAX {
+                behind
+            } else {
+                parent + 1
+            };
             copy(to, new);
             let parent = match *parent {
                 usize::MAX => NONE,
@@ -549,7 +551,12 @@ impl View {
             Encoding::Broken => decode::escapes(text, 0..text.len(), &mut decoder),
             Encoding::Ansi => decode::ansi(text, &mut decoder),
             Encoding::Percent => {
-                decode::percent(text, &mut decoder, &mut step.stretches, &mut step.parameters);
+                decode::percent(
+                    text,
+                    &mut decoder,
+                    &mut step.stretches,
+                    &mut step.parameters,
+                );
             }
             Encoding::Plus => decode::plus(text, &encoded, &mut decoder),
         }
@@ -633,12 +640,27 @@ mod tests {
                 &["{\"log\":\"{\"a\":\"{\"b\":\"c\nd\"}\"}\"}"],
             ),
             (r#"{"m":"say \"{\" now"}"#, &[r#"{"m":"say "{" now"}"#]),
-            ("a%2520b+c d%2B", &["a%2520b+c d%2B", "a%20b+c d+", "a b+c d+", "a b c d "]),
-            ("\x1b[1mx\x1b]8;;u\x1b\\y", &["\x1b[1mx\x1b]8;;u\x1b\\y", "xy"]),
-            (r#"{"m":"\u001b[1mx"}"#, &["{\"m\":\"\x1b[1mx\"}", r#"{"m":"x"}"#]),
-            ("q=%7B%22m%22%3A%22a%5Cnb%22%7D", &["q=%7B%22m%22%3A%22a%5Cnb%22%7D", "q={\"m\":\"a\nb\"}"]),
+            (
+                "a%2520b+c d%2B",
+                &["a%2520b+c d%2B", "a%20b+c d+", "a b+c d+", "a b c d "],
+            ),
+            (
+                "\x1b[1mx\x1b]8;;u\x1b\\y",
+                &["\x1b[1mx\x1b]8;;u\x1b\\y", "xy"],
+            ),
+            (
+                r#"{"m":"\u001b[1mx"}"#,
+                &["{\"m\":\"\x1b[1mx\"}", r#"{"m":"x"}"#],
+            ),
+            (
+                "q=%7B%22m%22%3A%22a%5Cnb%22%7D",
+                &["q=%7B%22m%22%3A%22a%5Cnb%22%7D", "q={\"m\":\"a\nb\"}"],
+            ),
             ("100% of 5%x", &["100% of 5%x"]),
-            (r#"{"a":1 "b":"\u0040"}"#, &[r#"{"a":1 "b":"\u0040"}"#, r#"{"a":1 "b":"@"}"#]),
+            (
+                r#"{"a":1 "b":"\u0040"}"#,
+                &[r#"{"a":1 "b":"\u0040"}"#, r#"{"a":1 "b":"@"}"#],
+            ),
         ] {
             assert_eq!(texts(body), expected, "{body}");
         }
@@ -657,7 +679,14 @@ mod tests {
             let source = view.source_of(layer, range.clone());
             out.extend_from_slice(&bytes[done..source.start]);
             let mut scratch = Vec::new();
-            view.encode(layer, range, false, replacement.as_bytes(), &mut scratch, &mut out);
+            view.encode(
+                layer,
+                range,
+                false,
+                replacement.as_bytes(),
+                &mut scratch,
+                &mut out,
+            );
             done = source.end;
         }
         out.extend_from_slice(&bytes[done..]);
@@ -670,7 +699,10 @@ mod tests {
             ("a secret", r#"a "=\"#),
             (r#"{"m":"secret"}"#, r#"{"m":"\"=\\"}"#),
             (r#"{"m":"s\u0065cret"}"#, r#"{"m":"\"=\\"}"#),
-            (r#"{"l":"{\"m\":\"secret\"}"}"#, r#"{"l":"{\"m\":\"\\\"=\\\\\"}"}"#),
+            (
+                r#"{"l":"{\"m\":\"secret\"}"}"#,
+                r#"{"l":"{\"m\":\"\\\"=\\\\\"}"}"#,
+            ),
             ("x=%73ecret&y=1", "x=%22%3D%5C&y=1"),
             ("x=%2573ecret", "x=%2522%253D%255C"),
             (r#"{"u":"x=%73ecret"}"#, r#"{"u":"x=%22%3D%5C"}"#),

@@ -122,7 +122,10 @@ fn first_character(text: &[u8]) -> Option<char> {
         0xc0.. => 2,
         _ => 1,
     };
-    std::str::from_utf8(text.get(..length)?).ok()?.chars().next()
+    std::str::from_utf8(text.get(..length)?)
+        .ok()?
+        .chars()
+        .next()
 }
 
 /// Whether `text[start..end]` is a word by itself: no letter joins it, but for `camelCase`.

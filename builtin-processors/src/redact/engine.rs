@@ -9,7 +9,9 @@
 
 use std::{mem, ops::ControlFlow};
 
-use streamgate_guest::{Batch, Editor, Event, Rest, Rewrite, Tally, Verdict, WITHHELD, rewrite_limit};
+use streamgate_guest::{
+    Batch, Editor, Event, Rest, Rewrite, Tally, Verdict, WITHHELD, rewrite_limit,
+};
 
 use crate::{
     matcher::Residue,

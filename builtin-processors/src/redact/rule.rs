@@ -524,7 +524,10 @@ fn all_but_named(
     parts.clear();
     for (number, node) in nodes.iter().enumerate() {
         if selection.names(number) && matches!(node.kind, Kind::Text | Kind::Bare) {
-            let is_inside = parts.except.last().is_some_and(|last| node.start < last.end);
+            let is_inside = parts
+                .except
+                .last()
+                .is_some_and(|last| node.start < last.end);
             if !is_inside {
                 parts.except.push(node.start..node.end);
             }
@@ -866,12 +869,19 @@ fn fields(params: &Params) -> Result<Option<(Fields, bool)>, RuleError> {
         return Err(RuleError::new(
             "invalid_fields",
             format!("/params/{name}/{at}"),
-            format!("`{name}` has the path `{}` twice; remove one", shown(&entries[at])),
+            format!(
+                "`{name}` has the path `{}` twice; remove one",
+                shown(&entries[at])
+            ),
         ));
     }
     let ignore_case = params.ignore_case.unwrap_or_default();
     let fields = Fields::parse(entries, ignore_case).map_err(|(at, error)| {
-        RuleError::new("invalid_path", format!("/params/{name}/{at}"), error.message)
+        RuleError::new(
+            "invalid_path",
+            format!("/params/{name}/{at}"),
+            error.message,
+        )
     })?;
     Ok(Some((fields, only_these)))
 }

@@ -161,7 +161,10 @@ impl<'a> Cursor<'a> {
         {
             self.region += 1;
         }
-        let next = self.regions.get(self.region + 1).map_or(length, |one| one.start);
+        let next = self
+            .regions
+            .get(self.region + 1)
+            .map_or(length, |one| one.start);
         match self.regions.get(self.region) {
             Some(region) => (next, region.limit, region.reach),
             None => (next, length, length),

@@ -250,8 +250,21 @@ pub(super) fn write_percent(text: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in text {
         match byte {
-            b'%' | b'&' | b'=' | b'+' | b'#' | b'?' | b'/' | b'"' | b'\'' | b'`' | b'<' | b'>'
-            | b'\\' | ..=b' ' | 0x7f.. => {
+            b'%'
+            | b'&'
+            | b'='
+            | b'+'
+            | b'#'
+            | b'?'
+            | b'/'
+            | b'"'
+            | b'\''
+            | b'`'
+            | b'<'
+            | b'>'
+            | b'\\'
+            | ..=b' '
+            | 0x7f.. => {
                 let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
                 out.extend_from_slice(&[b'%', high, low]);
             }

@@ -218,7 +218,12 @@ fn begins_object(text: &[u8], brace: usize) -> bool {
 
 /// Whether text before a document is the beginning of a larger one.
 fn continues_json(before: &[u8]) -> bool {
-    let filled = before.len() - before.iter().rev().take_while(|&&byte| is_blank(byte)).count();
+    let filled = before.len()
+        - before
+            .iter()
+            .rev()
+            .take_while(|&&byte| is_blank(byte))
+            .count();
     let before = &before[..filled];
     before.ends_with(b"\":") || before.ends_with(b"',") || before.ends_with(b"\",") || {
         let rest = before.strip_suffix(b":").unwrap_or(before);

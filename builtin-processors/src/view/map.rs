@@ -67,7 +67,9 @@ impl Map {
     /// Takes pieces that were removed off the edges of a range of the source.
     pub(super) fn without_removed(&self, source: Range<usize>) -> Range<usize> {
         let mut whole = source.clone();
-        let mut first = self.pieces.partition_point(|piece| piece.source_end <= whole.start);
+        let mut first = self
+            .pieces
+            .partition_point(|piece| piece.source_end <= whole.start);
         while let Some(piece) = self.pieces.get(first)
             && piece.source <= whole.start
             && whole.start < whole.end
@@ -76,7 +78,9 @@ impl Map {
             whole.start = piece.source_end;
             first += 1;
         }
-        let mut behind = self.pieces.partition_point(|piece| piece.source < whole.end);
+        let mut behind = self
+            .pieces
+            .partition_point(|piece| piece.source < whole.end);
         while let Some(piece) = behind.checked_sub(1).map(|last| self.pieces[last])
             && piece.source_end >= whole.end
             && whole.start < whole.end
@@ -171,7 +175,16 @@ mod tests {
         ] {
             assert_eq!(map.source_of(range.clone()), source, "{range:?}");
         }
-        for (source, place) in [(0, 0), (1, 1), (4, 1), (7, 2), (8, 3), (10, 3), (12, 3), (13, 4)] {
+        for (source, place) in [
+            (0, 0),
+            (1, 1),
+            (4, 1),
+            (7, 2),
+            (8, 3),
+            (10, 3),
+            (12, 3),
+            (13, 4),
+        ] {
             assert_eq!(map.text_of(source), place, "{source}");
         }
         assert_eq!(map.piece_around(1), None);

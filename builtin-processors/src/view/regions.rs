@@ -72,9 +72,14 @@ pub(super) fn divide_again(
     scratch: &mut Vec<Region>,
 ) {
     scratch.clear();
-    let mut parameters = parameters.iter().filter(|one| one.start < one.end).peekable();
+    let mut parameters = parameters
+        .iter()
+        .filter(|one| one.start < one.end)
+        .peekable();
     for (number, region) in regions.iter().enumerate() {
-        let next = regions.get(number + 1).map_or(usize::MAX, |next| next.start);
+        let next = regions
+            .get(number + 1)
+            .map_or(usize::MAX, |next| next.start);
         let mut at = region.start;
         while at < next {
             while parameters.next_if(|one| one.end <= at).is_some() {}
@@ -140,7 +145,8 @@ impl Divider<'_> {
 
     /// Where the value of a key ends.
     fn end_of_value(&self, key: usize) -> usize {
-        self.value(key).map_or(self.nodes[key].end, |value| value.end)
+        self.value(key)
+            .map_or(self.nodes[key].end, |value| value.end)
     }
 
     /// How far a match may go that begins in a key and needs more: to the end of its value; of an array, to

@@ -226,7 +226,12 @@ fn key_body(rest: &[u8]) -> usize {
             };
         }
         let body = &rest[..at.min(dashes)];
-        body.len() - body.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count()
+        body.len()
+            - body
+                .iter()
+                .rev()
+                .take_while(|byte| byte.is_ascii_whitespace())
+                .count()
     })
 }
 
