@@ -175,7 +175,8 @@ fn backlog_of_any_size_is_handed_over_with_and_without_spools() {
 fn backlog_is_handed_over_to_another_type() {
     let (refusing, _) = switchable();
     for spooled in [true, false] {
-        let gate = Setup::new().start();
+        let store = tempfile::tempdir().expect("a temporary directory");
+        let gate = Setup::new().store(store.path()).start();
         gate.run(&json!([]), &[out(&refusing.url(), spooled)]);
         gate.send(&large(0..BACKLOG));
         eventually("all wait", || {
@@ -189,7 +190,7 @@ fn backlog_is_handed_over_to_another_type() {
         gate.run(&json!([]), &[tcp]);
         let file = json!({"id": "out", "type": "file", "path": "all.log"});
         gate.run(&json!([]), &[file]);
-        let path = gate.directory().join("files/all.log");
+        let path = store.path().join("files/all.log");
         all_arrive(gate, || fs::read(&path).unwrap_or_default(), BACKLOG);
     }
 }
