@@ -193,7 +193,11 @@ impl Spooling {
     fn run(self: &Arc<Self>, place: &Place, ready: &mpsc::Sender<Spooled>) {
         let mut spool = self.begin(place, ready);
         let mut tried = Instant::now();
-        while !self.leftover {
+        loop {
+            // What comes goes from the queue to the lanes.
+            if self.leftover {
+                break;
+            }
             // With no disk to put it on, what waits is handed on in memory.
             let (life, queue) = (&self.entry.life, &self.entry.queue);
             let taken = self.runtime.block_on(async {
