@@ -12,8 +12,8 @@ fn port_in_use_is_an_error() {
     let address = taken.local_addr().expect("it is bound").to_string();
     for flag in ["tcp", "http", "control"] {
         let ended = Setup::new().flag(flag, address.as_str()).run_to_end();
-        ended.expect_error(1, &format!("cannot listen on {address}"));
-        ended.expect_error(1, &format!("set `{flag}`"));
+        ended.expect_error(2, &format!("cannot listen on {address}"));
+        ended.expect_error(2, &format!("set `{flag}`"));
     }
 }
 
@@ -204,8 +204,8 @@ fn damaged_store_is_an_error_and_is_left_alone() {
         let path = store.path().join(file);
         fs::write(&path, text).expect("the directory is ours");
         let ended = Setup::new().store(store.path()).run_to_end();
-        ended.expect_error(1, part);
-        ended.expect_error(1, &path.display().to_string());
+        ended.expect_error(2, part);
+        ended.expect_error(2, &path.display().to_string());
         assert_eq!(fs::read_to_string(&path).expect("it is there"), text);
     }
 }
@@ -223,7 +223,7 @@ fn live_manifest_that_cannot_be_built_is_an_error() {
     assert_ne!(live, of_tomorrow);
     fs::write(&path, of_tomorrow).expect("the directory is ours");
     let ended = Setup::new().store(store.path()).run_to_end();
-    ended.expect_error(1, "filter_of_tomorrow");
+    ended.expect_error(2, "filter_of_tomorrow");
 }
 
 #[test]
@@ -232,19 +232,19 @@ fn store_that_cannot_be_opened_is_an_error() {
     let file = folder.path().join("file");
     fs::write(&file, "not a directory").expect("the directory is ours");
     let ended = Setup::new().store(&file).run_to_end();
-    ended.expect_error(1, "cannot open the directory");
+    ended.expect_error(2, "cannot open the directory");
     let closed = folder.path().join("closed");
     fs::create_dir(&closed).expect("the directory is ours");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("it is ours");
     // For root there are no closed doors.
     if fs::read_dir(&closed).is_err() {
         let ended = Setup::new().store(&closed).run_to_end();
-        ended.expect_error(1, "cannot open the store");
+        ended.expect_error(2, "cannot open the store");
     }
     let on_live = folder.path().join("odd");
     fs::create_dir_all(on_live.join("live.json")).expect("the directory is ours");
     let ended = Setup::new().store(&on_live).run_to_end();
-    ended.expect_error(1, "live.json");
+    ended.expect_error(2, "live.json");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn store_belongs_to_one_gate() {
     let store = tempfile::tempdir().expect("a temporary directory");
     let gate = Setup::new().store(store.path()).start();
     let ended = Setup::new().store(store.path()).run_to_end();
-    ended.expect_error(1, "is in use by another gate");
+    ended.expect_error(2, "is in use by another gate");
     gate.send(b"unharmed\n");
     gate.stdout.wait_for(b"unharmed\n");
     gate.finish(1);

@@ -168,7 +168,10 @@ fn grace_period_breached_ends_it_with_an_error() {
     let mut gate = hanging(&receiver, "300ms");
     gate.terminate();
     let ended = gate.wait();
-    ended.expect_error(1, "1 events could not be sent within the grace period");
+    ended.expect_error(
+        1,
+        "1 events (1 of the output `out`) could not be sent within the grace period",
+    );
 }
 
 #[test]

@@ -120,6 +120,186 @@ fn changed_output_takes_the_spool_over() {
     gate.stop();
 }
 
+/// Events of about a kilobyte, 16 MiB in all: more than every buffer between a disk and a receiver.
+const BACKLOG: usize = 16_000;
+
+fn large(numbers: std::ops::Range<usize>) -> Vec<u8> {
+    let padding = "x".repeat(1_000);
+    let line = |number| format!("event number {number} {padding}\n").into_bytes();
+    numbers.flat_map(line).collect()
+}
+
+fn out(url: &str, spooled: bool) -> Value {
+    match spooled {
+        true => json!({"id": "out", "type": "http", "url": url, "spool": {"max_bytes": "64MiB"}}),
+        false => json!({"id": "out", "type": "http", "url": url}),
+    }
+}
+
+/// Every event arrives, few of them twice, and no output that was replaced has any left.
+#[track_caller]
+fn all_arrive(gate: Gate, taken: impl Fn() -> Vec<u8>, events: usize) {
+    eventually("every event arrives", || counted(&taken()).len() == events);
+    let twice: usize = counted(&taken()).values().map(|count| count - 1).sum();
+    assert!(twice <= 2_000, "{twice} arrived twice");
+    eventually("nothing is left", || {
+        let stats = gate.pipeline();
+        stats["removed_outputs"]["queued"] == 0 && stats["outputs"][0]["queued"] == 0
+    });
+    let stats = gate.pipeline();
+    assert_eq!(stats["removed_outputs"]["discarded"], 0, "{stats:#}");
+    gate.stop();
+}
+
+#[test]
+fn backlog_of_any_size_is_handed_over_with_and_without_spools() {
+    for (before, after) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (refusing, _) = switchable();
+        let (again, _) = switchable();
+        let gate = Setup::new().start();
+        gate.run(&json!([]), &[out(&refusing.url(), before)]);
+        gate.send(&large(0..BACKLOG));
+        eventually("all wait", || {
+            gate.pipeline()["outputs"][0]["queued"] == BACKLOG
+        });
+        // One more change while the first hand-over may be under way, to one that does not work either.
+        gate.run(&json!([]), &[out(&again.url(), after)]);
+        let better = HttpReceiver::start();
+        gate.run(&json!([]), &[out(&better.url(), after)]);
+        gate.send(&large(BACKLOG..BACKLOG + 10));
+        all_arrive(gate, || better.taken(), BACKLOG + 10);
+    }
+}
+
+#[test]
+fn backlog_is_handed_over_to_another_type() {
+    let (refusing, _) = switchable();
+    for spooled in [true, false] {
+        let store = tempfile::tempdir().expect("a temporary directory");
+        let gate = Setup::new().store(store.path()).start();
+        gate.run(&json!([]), &[out(&refusing.url(), spooled)]);
+        gate.send(&large(0..BACKLOG));
+        eventually("all wait", || {
+            gate.pipeline()["outputs"][0]["queued"] == BACKLOG
+        });
+        let dead = TcpReceiver::absent();
+        let mut tcp = json!({"id": "out", "type": "tcp", "address": dead.address().to_string()});
+        if spooled {
+            tcp["spool"] = json!({"max_bytes": "32MiB"});
+        }
+        gate.run(&json!([]), &[tcp]);
+        let file = json!({"id": "out", "type": "file", "path": "all.log"});
+        gate.run(&json!([]), &[file]);
+        let path = store.path().join("files/all.log");
+        all_arrive(gate, || fs::read(&path).unwrap_or_default(), BACKLOG);
+    }
+}
+
+#[test]
+fn output_that_is_added_again_sends_the_backlog_of_the_removed_one() {
+    let (refusing, _) = switchable();
+    let gate = Setup::new().start();
+    gate.run(&json!([]), &[out(&refusing.url(), true)]);
+    gate.send(&large(0..BACKLOG));
+    eventually("all is in the spool", || {
+        spool_events(&gate) == BACKLOG as u64
+    });
+    gate.run(&json!([]), &[]);
+    let better = HttpReceiver::start();
+    gate.run(&json!([]), &[out(&better.url(), true)]);
+    all_arrive(gate, || better.taken(), BACKLOG);
+}
+
+#[test]
+fn forty_publishes_under_load_lose_nothing() {
+    for spooled in [true, false] {
+        let receiver = HttpReceiver::start();
+        let gate = Setup::new().start();
+        let output = |timeout: usize| {
+            let mut output = out(&receiver.url(), spooled);
+            output["timeout_ms"] = json!(20_000 + timeout);
+            output["max_batch_events"] = json!(1_000);
+            output
+        };
+        gate.run(&json!([]), &[output(0)]);
+        let ended = AtomicBool::new(false);
+        let sent = thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let mut sent = 0;
+                while !ended.load(Ordering::SeqCst) {
+                    gate.send(&numbered(sent..sent + 500));
+                    sent += 500;
+                    // The receiver keeps up, more or less.
+                    eventually("there is room", || {
+                        gate.pipeline()["outputs"][0]["queued"].as_u64() < Some(5_000)
+                    });
+                }
+                sent
+            });
+            for publish in 1..=40 {
+                gate.run(&json!([]), &[output(publish)]);
+                let before = receiver.requests().len();
+                eventually("events flow", || receiver.requests().len() > before);
+            }
+            ended.store(true, Ordering::SeqCst);
+            sender.join().expect("the sender ends")
+        });
+        all_arrive(gate, || receiver.taken(), sent);
+    }
+}
+
+#[test]
+fn end_does_not_wait_for_a_receiver_that_hangs_if_all_is_on_the_disk() {
+    let receiver = HttpReceiver::answering(|_| Reply::Hang);
+    let gate = Setup::new().flag("grace-period", "50s").start();
+    gate.run(&json!([]), &[spooled(&receiver)]);
+    gate.send(&numbered(0..500));
+    eventually("the request hangs", || !receiver.requests().is_empty());
+    let begun = std::time::Instant::now();
+    gate.stop();
+    assert!(
+        begun.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn dead_letters_that_give_way_are_counted_and_each_is_redriven_once() {
+    let receiver = HttpReceiver::answering(|_| Reply::Status(404));
+    let gate = Setup::new().start();
+    let mut output = out(&receiver.url(), false);
+    output["dead_letters"] = json!({"max_bytes": "1MiB"});
+    gate.run(&json!([]), &[output]);
+    gate.send(&large(0..6_000));
+    let stats = gate.settled(6_000);
+    let status = &gate.get("/status")["outputs"][0];
+    assert_eq!(status["state"], "degraded", "{status}");
+    assert!(
+        status["last_error"]
+            .as_str()
+            .is_some_and(|error| error.contains("404")),
+        "{status}"
+    );
+    let figure = |stats: &Value, name: &str| stats["outputs"][0][name].as_u64().expect(name);
+    let there = status["dead_letters"].as_u64().expect("it keeps some");
+    assert_eq!(figure(&stats, "dead_lettered"), 6_000);
+    assert_eq!(figure(&stats, "dead_letters_dropped"), 6_000 - there);
+    let answer = gate.edit("POST", "/outputs/out/redrive", &Value::Null);
+    let redriven = answer["redriven"].as_u64().expect("a number");
+    assert!(redriven <= there, "{redriven} of {there}");
+    eventually("they are back", || {
+        figure(&gate.pipeline(), "dead_lettered") == 6_000 + redriven
+    });
+    let stats = gate.pipeline();
+    let there = gate.get("/status")["outputs"][0]["dead_letters"]
+        .as_u64()
+        .expect("some");
+    let kept = figure(&stats, "dead_lettered") - redriven - figure(&stats, "dead_letters_dropped");
+    assert_eq!(kept, there, "{stats:#}");
+    gate.stop();
+}
+
 #[test]
 fn full_spool_gives_up_what_it_is_told_to_and_counts_it() {
     for when_full in ["drop_oldest", "drop_newest", "block"] {

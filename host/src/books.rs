@@ -11,8 +11,8 @@
 //!
 //! `in_flight` and `queued` are booked as events come and go, not computed from the rest, so that
 //! the equations can fail and tests can assert them. An output's `offered` is the pipeline's
-//! `delivered_to_chain_end` since that output was made, `recovered` what it found in its spool then, and
-//! `redriven` what was taken out of its dead letters.
+//! `delivered_to_chain_end` since that output was made, `recovered` what it found in its spool then or took
+//! over from the output that it replaced, and `redriven` what was taken out of its dead letters.
 //!
 //! Accounts of rules and outputs live as long as something refers to them ([`RuleAccount`],
 //! [`OutputAccount`]); what was booked for a rule that is gone stays in the pipeline's totals.
@@ -65,9 +65,11 @@ pub enum DiscardReason {
     SpoolFull,
     /// The output's spool was damaged.
     SpoolDamaged,
+    /// A task of the output panicked while it had it in hand, or let go of it unbooked.
+    Internal,
 }
 
-const DISCARD_REASONS: [(DiscardReason, &str); 7] = [
+const DISCARD_REASONS: [(DiscardReason, &str); 8] = [
     (DiscardReason::QueueFull, "queue_full"),
     (DiscardReason::Rejected, "rejected"),
     (DiscardReason::GaveUp, "gave_up"),
@@ -75,6 +77,7 @@ const DISCARD_REASONS: [(DiscardReason, &str); 7] = [
     (DiscardReason::Removed, "removed"),
     (DiscardReason::SpoolFull, "spool_full"),
     (DiscardReason::SpoolDamaged, "spool_damaged"),
+    (DiscardReason::Internal, "internal"),
 ];
 
 /// The accounts of the whole process. Cheap to share.
@@ -134,6 +137,7 @@ struct OutputFigures {
     sent: u64,
     sent_bytes: u64,
     dead_lettered: u64,
+    dead_letters_dropped: u64,
     discarded: [u64; DISCARD_REASONS.len()],
 }
 
@@ -267,6 +271,7 @@ impl Books {
                     sent: figures.sent,
                     sent_bytes: figures.sent_bytes,
                     dead_lettered: figures.dead_lettered,
+                    dead_letters_dropped: figures.dead_letters_dropped,
                     discarded,
                     queued: figures.queued,
                 }
@@ -404,7 +409,7 @@ impl OutputAccount {
         });
     }
 
-    /// Books events that were found in a spool; they are queued from here on.
+    /// Books events that were found in a spool, or come from the output that this one replaces; they are queued from here on.
     pub fn recovered(&self, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
@@ -431,12 +436,28 @@ impl OutputAccount {
         });
     }
 
-    /// Books what is queued as left in the spool of an output that ends; whoever opens it next books
-    /// it as recovered.
-    pub fn left_in_spool(&self) {
+    /// Books dead letters that gave way to newer ones. They were booked as dead letters and stay so.
+    pub fn dead_letters_dropped(&self, events: u64) {
         self.books.settle(|ledger| {
-            ledger.outputs.get_mut(self.slot).queued = 0;
+            ledger.outputs.get_mut(self.slot).dead_letters_dropped += events;
         });
+    }
+
+    /// Books queued events of an output that ends as left for another one, which books them as
+    /// recovered: in a spool, or handed on in memory. A spool may have more than is queued here, since
+    /// what was sent and not acknowledged is sent again.
+    pub fn handed_on(&self, events: u64) {
+        self.books.settle(|ledger| {
+            let figures = ledger.outputs.get_mut(self.slot);
+            figures.queued = figures.queued.saturating_sub(events);
+        });
+    }
+
+    /// Returns how many events were given up because the process ended.
+    pub fn left_behind(&self) -> u64 {
+        let ledger = self.books.ledger.lock();
+        let discarded = &ledger.outputs.get(self.slot).discarded;
+        discarded[DiscardReason::Shutdown as usize]
     }
 
     /// Returns how many events are queued.
@@ -657,6 +678,8 @@ pub struct OutputStats {
     pub sent_bytes: u64,
     /// Events that the receiver will never take, and that were kept with the reason.
     pub dead_lettered: u64,
+    /// Dead letters that gave way to newer ones, those of earlier outputs with this id included.
+    pub dead_letters_dropped: u64,
     /// Events that the output gave up, by reason.
     pub discarded: BTreeMap<String, u64>,
     /// Events that wait, or are being sent.

@@ -1,7 +1,7 @@
 //! The running gate, as the control plane sees it: prepare a revision, make it live, ask how it is.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -175,12 +175,12 @@ impl Gate {
 
     /// Returns whether events are taken: until the end begins.
     pub fn is_ready(&self) -> bool {
-        !self.inner.launcher.ending.load(Ordering::SeqCst)
+        !self.inner.launcher.registry.is_ending()
     }
 
     /// Notes that the end has begun.
     pub fn begin_end(&self) {
-        self.inner.launcher.ending.store(true, Ordering::SeqCst);
+        self.inner.launcher.registry.begin_end();
     }
 
     /// Checks a manifest and compiles it; nothing changes. Takes processor time, and blocks.
@@ -422,7 +422,7 @@ impl Gate {
     /// Makes a gate that nothing comes into: no listeners, no workers.
     pub(crate) fn without_doors() -> Self {
         use arc_swap::ArcSwap;
-        use tokio::{runtime::Handle, sync::watch};
+        use tokio::runtime::Handle;
 
         use crate::{
             books::Books,
@@ -440,10 +440,7 @@ impl Gate {
             policy: OutputPolicy::default(),
             books: Arc::clone(&books),
             room: Arc::clone(&room),
-            running: watch::channel(0).0,
-            abort: watch::channel(false).1,
-            ending: Arc::default(),
-            spooled: Arc::default(),
+            registry: Arc::default(),
         };
         let wasm = Wasm::new(1, Compiler::Here);
         let revision = first_revision(&Manifest::empty(), &launcher, &memory, &wasm, &|_| Ok(None));

@@ -1,6 +1,6 @@
 //! The `streamgate` binary: flags, run, print one error, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use mimalloc::MiMalloc;
@@ -19,14 +19,19 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// Threads that serve sockets, for each processor: the other half of them run rules.
 const IO_THREADS_DIVISOR: usize = 2;
 
-/// Clean drain.
+/// Clean drain: all is sent, or safe in a spool.
 const SUCCESS: u8 = 0;
-/// Anything that went wrong and is not the caller's.
+/// Events were left behind, or something failed at run time.
 const FAILURE: u8 = 1;
-/// Bad usage or config, as clap has it too.
+/// Bad usage or config, as clap has it too, or a start that was refused.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    // A panic of this thread has told its reason; 101 would be a code of its own.
+    std::panic::catch_unwind(run).unwrap_or(ExitCode::from(FAILURE))
+}
+
+fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         None => serve(cli.settings),
@@ -88,7 +93,7 @@ fn serve(settings: Settings) -> ExitCode {
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::from(SUCCESS),
-        Err(error) => fail(if error.is_usage() { USAGE } else { FAILURE }, &error),
+        Err(error) => fail(if error.is_refusal() { USAGE } else { FAILURE }, &error),
     }
 }
 
@@ -111,12 +116,7 @@ fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     let text = error.to_string();
     // One sentence on one line, whatever a message from elsewhere holds.
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    #[expect(
-        clippy::print_stderr,
-        reason = "the one place where an error is told to a person"
-    )]
-    {
-        eprintln!("streamgate: {text}");
-    }
+    // Where stderr is full or closed the code alone has to say it; `eprintln!` would panic.
+    let _ = writeln!(std::io::stderr(), "streamgate: {text}");
     ExitCode::from(code)
 }

@@ -328,6 +328,12 @@ fn of_outputs(families: &mut Vec<Family>, stats: &Stats) {
         "Events that the receiver will never take, and that were kept",
         |output| output.dead_lettered,
     );
+    all(
+        Kind::Counter,
+        "streamgate_output_dead_letters_dropped_events",
+        "Dead letters that were deleted to make room for newer ones",
+        |output| output.dead_letters_dropped,
+    );
     let discarded = outputs().flat_map(|output| {
         output.discarded.iter().map(|(reason, events)| {
             series(

@@ -10,17 +10,16 @@
 //! together ever block what is before them for longer than [`STALLED_AFTER`].
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use utoipa::ToSchema;
 
 use crate::{
@@ -31,6 +30,7 @@ use crate::{
 
 pub use dead_letters::DeadLetter;
 pub use destination::OutputPolicy;
+pub use lifecycle::Registry;
 pub use queue::{Delivery, Origin};
 pub use settings::{OutputSettings, Target};
 
@@ -41,6 +41,7 @@ mod exchange;
 mod file;
 mod format;
 mod http;
+mod lifecycle;
 mod pace;
 mod queue;
 mod runner;
@@ -51,6 +52,7 @@ mod tcp;
 mod timestamp;
 mod tls;
 
+use lifecycle::Phase;
 use queue::OutputQueue;
 
 /// An output whose queue is full and that has sent nothing for so long is not waited for. It bounds
@@ -60,13 +62,12 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// An output that runs. When the last holder is gone it sends what it has and ends.
 #[derive(Debug)]
 pub struct OutputHandle {
-    name: NamedOutput,
     settings: OutputSettings,
-    queue: Arc<OutputQueue>,
     state: Arc<OutputState>,
-    files: runner::Files,
-    runtime: tokio::runtime::Handle,
-    ending: Arc<AtomicBool>,
+    entry: Arc<lifecycle::Entry>,
+    spooling: Option<Arc<spooling::Spooling>>,
+    /// Dropped with the handle, which says that nothing more will come.
+    _released: tokio::sync::oneshot::Sender<()>,
 }
 
 /// How an output is doing.
@@ -79,6 +80,10 @@ pub struct OutputState {
     failing: AtomicBool,
     /// So many failed that only a probe is made now and then.
     open: AtomicBool,
+    /// The receiver answers, and has taken nothing since it refused events for good.
+    refusing: AtomicBool,
+    /// How often a task ended that should not have.
+    task_failures: AtomicU64,
     /// What the disk of its spool said last, if it fails.
     disk_error: Mutex<Option<String>>,
     /// Whether it has a spool: then its queue empties whatever the receiver does.
@@ -95,9 +100,11 @@ pub struct OutputStatus {
     #[serde(rename = "type")]
     pub kind: String,
     /// `ok`, `failing` (the last attempt failed and is being repeated), `open` (so many failed that
-    /// only a probe is made every few seconds) or `stalled` (its queue is full and nothing was sent
-    /// for a second).
+    /// only a probe is made every few seconds), `degraded` (the receiver refuses what it is sent, and
+    /// has taken nothing since) or `stalled` (its queue is full and nothing was sent for a second).
     pub state: String,
+    /// How often a task of the output panicked and was started again.
+    pub task_failures: u64,
     /// Events that wait or are being sent.
     pub queued_events: u64,
     /// Bytes of memory that they hold.
@@ -140,18 +147,9 @@ pub struct Launcher {
     pub books: Arc<Books>,
     /// Where workers wait for room.
     pub room: Arc<Room>,
-    /// Counts the outputs that still run, for the drain.
-    pub running: tokio::sync::watch::Sender<usize>,
-    /// Turns true when what is queued must be given up.
-    pub abort: tokio::sync::watch::Receiver<bool>,
-    /// Turns true when the end of the process begins.
-    pub ending: Arc<AtomicBool>,
-    /// How outputs with a spool are told to let go of it, by id.
-    pub spooled: SpoolOwners,
+    /// All outputs that run.
+    pub registry: Arc<Registry>,
 }
-
-/// How outputs with a spool are told to let go of it, by id.
-pub type SpoolOwners = Arc<Mutex<HashMap<String, tokio::sync::watch::Sender<bool>>>>;
 
 /// Hands batches to outputs.
 #[derive(Debug)]
@@ -192,49 +190,25 @@ impl Launcher {
             limit_bytes,
             Arc::clone(&self.room),
         ));
-        let spooled = settings.delivery.spool.is_some();
-        let state = Arc::new(OutputState::new(spooled));
         let account = self.books.open_output();
         let name = NamedOutput {
             id: id.to_owned(),
             kind: settings.kind().to_owned(),
             account,
         };
-        let files = runner::spawn(self, &settings, &name, &queue, &state);
-        Arc::new(OutputHandle {
-            name,
-            settings,
-            queue,
-            state,
-            files,
-            runtime: self.runtime.clone(),
-            ending: Arc::clone(&self.ending),
-        })
-    }
-
-    /// Has the output that was started before under this id let go of its files, and says how the new
-    /// one is told to.
-    fn take_over(&self, id: &str) -> tokio::sync::watch::Sender<bool> {
-        let stop = tokio::sync::watch::Sender::new(false);
-        let mut spooled = self.spooled.lock();
-        // Those that have ended need not be remembered.
-        spooled.retain(|_, stop| stop.receiver_count() > 0);
-        if let Some(before) = spooled.insert(id.to_owned(), stop.clone()) {
-            before.send_replace(true);
-        }
-        stop
+        runner::spawn(self, settings, name, queue)
     }
 }
 
 impl OutputHandle {
     /// Returns the output's names and account.
     pub fn name(&self) -> &NamedOutput {
-        &self.name
+        &self.entry.name
     }
 
     /// Returns the output's account.
     pub fn account(&self) -> &OutputAccount {
-        &self.name.account
+        &self.entry.name.account
     }
 
     /// Returns what it was made from.
@@ -244,29 +218,32 @@ impl OutputHandle {
 
     /// Changes its limits while it runs.
     pub fn set_limits(&self, batch_size: u32, limit_bytes: usize) {
-        self.queue.set_limits(batch_size, limit_bytes);
+        self.entry.queue.set_limits(batch_size, limit_bytes);
     }
 
     /// Says how it is doing.
     pub fn status(&self) -> OutputStatus {
-        let (queued_bytes, queue_limit_bytes) = self.queue.fill();
+        let name = &self.entry.name;
+        let (queued_bytes, queue_limit_bytes) = self.entry.queue.fill();
         let state = match () {
             () if self.state.open.load(Ordering::Relaxed) => "open",
             () if self.state.failing.load(Ordering::Relaxed) => "failing",
-            () if self.queue.is_full() && self.state.is_stalled() => "stalled",
+            () if self.state.refusing.load(Ordering::Relaxed) => "degraded",
+            () if self.entry.queue.is_full() && self.state.is_stalled() => "stalled",
             () => "ok",
         };
         OutputStatus {
-            id: self.name.id.clone(),
-            kind: self.name.kind.clone(),
+            id: name.id.clone(),
+            kind: name.kind.clone(),
             state: state.to_owned(),
-            queued_events: self.name.account.queued(),
+            task_failures: self.state.task_failures.load(Ordering::Relaxed),
+            queued_events: name.account.queued(),
             queued_bytes,
             queue_limit_bytes,
             last_error: self.state.last_error.lock().clone(),
             spool: self.spool_status(),
             dead_letters: self
-                .files
+                .entry
                 .dead_letters
                 .as_ref()
                 .map(|letters| letters.count()),
@@ -274,13 +251,12 @@ impl OutputHandle {
     }
 
     fn spool_status(&self) -> Option<SpoolStatus> {
-        self.settings.delivery.spool.as_ref()?;
-        let stats = self
-            .files
-            .spooling
-            .as_ref()
-            .and_then(|spooling| spooling.stats());
-        let stats = stats.unwrap_or_default();
+        let spooling = self.spooling.as_ref()?;
+        let stats = spooling.stats().unwrap_or_default();
+        // One that only empties what an earlier output left has none when that is done.
+        if self.settings.delivery.spool.is_none() && stats.events == 0 {
+            return None;
+        }
         Some(SpoolStatus {
             events: stats.events,
             disk_bytes: stats.disk_bytes,
@@ -291,18 +267,22 @@ impl OutputHandle {
 
     /// Returns some of the oldest dead letters; `None` if the output keeps none. Blocks on the disk.
     pub fn dead_letters(&self, most: usize) -> Option<Vec<DeadLetter>> {
-        let letters = self.files.dead_letters.as_ref()?;
+        let letters = self.entry.dead_letters.as_ref()?;
         Some(letters.show(most))
     }
 
     /// Takes dead letters out and queues them again, until none is left or the queue has no room.
     /// Returns how many; `None` if the output keeps none. Blocks on the disk.
     pub fn redrive(&self, memory: &Arc<Memory>) -> Option<u64> {
-        let letters = self.files.dead_letters.as_ref()?;
+        let letters = self.entry.dead_letters.as_ref()?;
         let right = letters.reading();
         let mut redriven = 0;
+        // What is refused again meanwhile is kept behind it, and is not taken again.
+        let Some(end) = letters.end() else {
+            return Some(0);
+        };
         loop {
-            let Some(taken) = letters.take(&right) else {
+            let Some(taken) = letters.take(&right, end) else {
                 return Some(redriven);
             };
             if taken.events == 0 {
@@ -322,7 +302,7 @@ impl OutputHandle {
             };
             let delivery = Arc::new(Delivery::new(block, origin, Vec::new()));
             self.account().redriven(taken.events);
-            if !self.queue.push(&delivery, || self.state.progressed()) {
+            if !self.entry.queue.push(&delivery, || self.state.progressed()) {
                 self.account().not_redriven(taken.events);
                 return Some(redriven);
             }
@@ -334,13 +314,7 @@ impl OutputHandle {
 
 impl Drop for OutputHandle {
     fn drop(&mut self) {
-        self.queue.close();
-        if !self.queue.is_done() && !self.ending.load(Ordering::SeqCst) {
-            let (queue, state) = (Arc::clone(&self.queue), Arc::clone(&self.state));
-            let ending = Arc::clone(&self.ending);
-            self.runtime
-                .spawn(runner::retire(self.name.clone(), queue, state, ending));
-        }
+        self.entry.life.advance(Phase::Retired);
     }
 }
 
@@ -351,6 +325,8 @@ impl OutputState {
             progress_ms: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             open: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
+            task_failures: AtomicU64::new(0),
             disk_error: Mutex::new(None),
             spooled,
             last_error: Mutex::new(None),
@@ -370,7 +346,8 @@ impl OutputState {
     fn works(&self, id: &str) {
         self.progressed();
         self.open.store(false, Ordering::Relaxed);
-        if self.failing.swap(false, Ordering::Relaxed) {
+        let refusing = self.refusing.swap(false, Ordering::Relaxed);
+        if self.failing.swap(false, Ordering::Relaxed) || refusing {
             *self.last_error.lock() = None;
             info!(output = %id, "the output works again");
         }
@@ -385,6 +362,22 @@ impl OutputState {
         if open && !self.open.swap(true, Ordering::Relaxed) {
             warn!(output = %id, error, "the output keeps failing; only probes are made");
         }
+    }
+
+    /// Notes that the receiver answers, and refuses events for good.
+    fn refuses(&self, error: &str) {
+        self.progressed();
+        *self.last_error.lock() = Some(error.to_owned());
+        self.refusing.store(true, Ordering::Relaxed);
+        self.failing.store(false, Ordering::Relaxed);
+        self.open.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a task ended that should not have.
+    fn task_failed(&self, id: &str, task: &str) {
+        error!(output = %id, task, "a task of the output panicked; it is started again");
+        self.task_failures.fetch_add(1, Ordering::Relaxed);
+        self.failed(format!("the task `{task}` panicked"));
     }
 
     fn is_failing(&self) -> bool {
@@ -426,8 +419,12 @@ impl FanOut {
     pub fn hand_over(&self, delivery: Delivery, outputs: &[Arc<OutputHandle>]) -> bool {
         let delivery = Arc::new(delivery);
         let mut refused: Vec<&Arc<OutputHandle>> = Vec::new();
-        let offer =
-            |output: &Arc<OutputHandle>| output.queue.push(&delivery, || output.state.progressed());
+        let offer = |output: &Arc<OutputHandle>| {
+            output
+                .entry
+                .queue
+                .push(&delivery, || output.state.progressed())
+        };
         for output in outputs {
             if !offer(output) {
                 refused.push(output);

@@ -5,7 +5,7 @@
 //! for the one before it, and all of them end within the grace period.
 
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::Arc,
@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet, time::timeout_at};
+use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::timeout_at};
 use tracing::{info, warn};
 
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     ingest::{self, Intake},
     manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
     memory::Memory,
-    outputs::{FanOut, Launcher, OutputPolicy, Room},
+    outputs::{FanOut, Launcher, OutputPolicy, Registry, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
     wasm::{Compiler, Wasm},
@@ -44,6 +44,9 @@ const BACKLOG: i32 = 1024;
 
 /// Largest manifest file, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How long outputs have to book what they give up.
+const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the gate cannot start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -84,24 +87,46 @@ pub enum ServerError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The grace period was over before everything was sent.
-    #[error("{events} events could not be sent within the grace period of {} s", grace.as_secs())]
+    #[error("{left} could not be sent within the grace period of {} s", grace.as_secs())]
     Undrained {
-        /// How many were given up, at least.
-        events: u64,
+        /// What was given up.
+        left: Left,
         /// The grace period.
         grace: Duration,
     },
 }
 
+/// The events that were given up at the end.
+#[derive(Debug)]
+pub struct Left {
+    /// Events that did not get to the end of the chain.
+    in_flight: u64,
+    /// Those of each output, by its id.
+    outputs: Vec<(String, u64)>,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_outputs: u64 = self.outputs.iter().map(|(_, events)| events).sum();
+        write!(f, "{} events", self.in_flight + of_outputs)?;
+        let mut parts: Vec<String> = Vec::new();
+        if self.in_flight > 0 {
+            parts.push(format!("{} before the outputs", self.in_flight));
+        }
+        for (id, events) in &self.outputs {
+            parts.push(format!("{events} of the output `{id}`"));
+        }
+        match parts.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ({})", parts.join(", ")),
+        }
+    }
+}
+
 impl ServerError {
-    /// Whether it is bad usage or config: exit code 2.
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::UnreadableManifest { .. }
-                | Self::InvalidManifest { .. }
-                | Self::Store(StoreError::RedisSettings { .. })
-        )
+    /// Whether the start was refused, or the usage or config is bad: exit code 2.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Io(_) | Self::Undrained { .. })
     }
 }
 
@@ -125,17 +150,13 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let books = Arc::new(Books::default());
     let backlog = Arc::new(Backlog::default());
     let room = Arc::new(Room::default());
-    let (running, outputs_running) = watch::channel(0);
-    let (abort, aborted) = watch::channel(false);
+    let registry = Arc::new(Registry::default());
     let launcher = Launcher {
         runtime: Handle::current(),
         policy: config.outputs.clone(),
         books: Arc::clone(&books),
         room: Arc::clone(&room),
-        running,
-        abort: aborted,
-        ending: Arc::default(),
-        spooled: Arc::default(),
+        registry: Arc::clone(&registry),
     };
     let wasm = Wasm::new(config.workers, Compiler::Child(config.compile));
     let build = |manifest: &Manifest| {
@@ -229,11 +250,12 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     }
     info!(grace_seconds = config.grace_period.as_secs(), "draining");
     let deadline = Instant::now() + config.grace_period;
-    let drained = drain(deadline, ingests, &queues, workers, &gate, outputs_running).await;
-    let stats = gate.stats();
+    let drained = drain(deadline, ingests, &queues, workers, &gate, &registry).await;
     if !drained {
-        abort.send_replace(true);
+        registry.abort();
+        let _ = timeout_at((Instant::now() + ABORT_LIMIT).into(), registry.ended()).await;
     }
+    let stats = gate.stats();
     drop(control_end);
     // Whoever asks for the last figures gets an answer, and nobody holds the end up.
     let _ = timeout_at(
@@ -248,12 +270,12 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         in_flight = pipeline.in_flight,
         "stopped"
     );
-    if drained {
+    let (in_flight, outputs) = (pipeline.in_flight, registry.left_behind());
+    if drained && in_flight + books.queued() == 0 && outputs.is_empty() {
         return Ok(());
     }
-    let events = pipeline.in_flight + books.queued();
     Err(ServerError::Undrained {
-        events,
+        left: Left { in_flight, outputs },
         grace: config.grace_period,
     })
 }
@@ -265,7 +287,7 @@ async fn drain(
     queues: &[Arc<WorkQueue>],
     workers: Vec<thread::JoinHandle<()>>,
     gate: &Gate,
-    mut outputs_running: watch::Receiver<usize>,
+    registry: &Registry,
 ) -> bool {
     let deadline = deadline.into();
     let doors_closed = timeout_at(deadline, ingests.join_all()).await.is_ok();
@@ -284,7 +306,7 @@ async fn drain(
     }
     // No worker holds the last revision any more; this lets go of its outputs.
     gate.retire();
-    let sent = timeout_at(deadline, outputs_running.wait_for(|running| *running == 0)).await;
+    let sent = timeout_at(deadline, registry.ended()).await;
     if sent.is_err() {
         warn!("some outputs could not send everything in time");
     }

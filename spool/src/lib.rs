@@ -278,15 +278,16 @@ impl Spool {
     /// Appends a record. What an `fsync` said that was due is in [`Stats::error`], and [`Self::sync`]
     /// returns it: the record is in the spool all the same.
     ///
-    /// # Panics
-    /// If the slices have no bytes or more than [`MAX_PAYLOAD_BYTES`], or there are no events.
+    /// One without events, without bytes or with more than [`MAX_PAYLOAD_BYTES`] is refused.
     pub fn append(&self, events: u32, payload: &[&[u8]]) -> Append {
         let length: usize = payload.iter().map(|slice| slice.len()).sum();
-        assert!(
-            (1..=MAX_PAYLOAD_BYTES).contains(&length) && events > 0,
-            "{events} events in {length} bytes"
-        );
         let mut dropped = Dropped::default();
+        if !(1..=MAX_PAYLOAD_BYTES).contains(&length) || events == 0 {
+            return Append {
+                outcome: Appended::Refused,
+                dropped,
+            };
+        }
         let outcome = match self.place(events, length, payload, &mut dropped) {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -447,6 +448,11 @@ impl Spool {
         }
         drop(index);
         self.changed.notify_all();
+    }
+
+    /// Returns the position that the next record gets.
+    pub fn end(&self) -> u64 {
+        self.index.lock().end
     }
 
     /// Says what is in it.

@@ -65,9 +65,16 @@ pub(super) struct Taken {
     /// The events, each with a line feed.
     pub(super) lines: Vec<u8>,
     pub(super) events: u64,
+    /// A newer letter was read, which stays.
+    read_beyond: bool,
 }
 
 impl DeadLetters {
+    /// Returns the most bytes that they take.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     /// Says where they are, in the output's folder.
     pub(super) fn new(folder: &Path, max_bytes: u64) -> Self {
         Self {
@@ -146,19 +153,29 @@ impl DeadLetters {
         self.reading.lock()
     }
 
-    /// Takes some of the oldest; with the right to.
-    pub(super) fn take(&self, _right: &MutexGuard<'_, ()>) -> Option<Taken> {
+    /// Returns the position that the next letter gets; `None` if there is no spool yet.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.existing().map(|spool| spool.end())
+    }
+
+    /// Takes some of the oldest that were kept before position `end`; with the right to.
+    pub(super) fn take(&self, _right: &MutexGuard<'_, ()>, end: u64) -> Option<Taken> {
         let spool = self.existing()?;
         let mut taken = Taken {
             spool: Arc::clone(&spool),
             positions: Vec::new(),
             lines: Vec::new(),
             events: 0,
+            read_beyond: false,
         };
         while taken.lines.len() < MAX_TAKEN_BYTES {
             let Some(record) = spool.read(Duration::ZERO).record else {
                 break;
             };
+            if record.position >= end {
+                taken.read_beyond = true;
+                break;
+            }
             taken.positions.push(record.position);
             // What is not a letter was not written here, and is let go of.
             let letter: Option<DeadLetter> = serde_json::from_slice(&record.payload).ok();
@@ -209,7 +226,7 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if !self.positions.is_empty() {
+        if !self.positions.is_empty() || self.read_beyond {
             self.spool.rewind();
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use streamgate_guest::count_events;
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 
@@ -112,6 +112,12 @@ impl Group {
     pub(super) fn of_lines(lines: Vec<u8>, origin: Origin) -> Self {
         let (events, bytes) = (count_events(&lines) as u64, lines.len());
         Self::new(Parts::Lines(lines), events, bytes, origin)
+    }
+
+    /// Copies what follows the first `bytes`, whole events.
+    pub(super) fn rest(&self, bytes: usize) -> Self {
+        let rest = self.slices(bytes).flatten().copied().collect();
+        Self::of_lines(rest, self.origin)
     }
 
     fn of_deliveries(deliveries: Vec<Arc<Delivery>>) -> Self {
@@ -256,12 +262,13 @@ pub(super) struct Filling {
 pub(super) struct OutputQueue {
     state: Mutex<State>,
     arrived: Notify,
-    abandoned: watch::Sender<bool>,
     room: Arc<Room>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// Taken and given back, or from the output that this one replaces; before all that waits.
+    returned: VecDeque<Group>,
     waiting: VecDeque<Arc<Delivery>>,
     /// What is waiting and what was taken and is not done, in bytes of memory.
     held_bytes: usize,
@@ -275,6 +282,7 @@ struct State {
 impl OutputQueue {
     pub(super) fn new(batch_size: u32, limit_bytes: usize, room: Arc<Room>) -> Self {
         let state = State {
+            returned: VecDeque::new(),
             waiting: VecDeque::new(),
             held_bytes: 0,
             limit_bytes,
@@ -285,7 +293,6 @@ impl OutputQueue {
         Self {
             state: Mutex::new(state),
             arrived: Notify::new(),
-            abandoned: watch::Sender::new(false),
             room,
         }
     }
@@ -319,6 +326,10 @@ impl OutputQueue {
             }
             {
                 let mut state = self.state.lock();
+                if let Some(group) = state.returned.pop_front() {
+                    self.arrived.notify_one();
+                    return Some(group);
+                }
                 let mut taken = Vec::new();
                 let mut bytes = 0;
                 while let Some(next) = state.waiting.front() {
@@ -353,7 +364,8 @@ impl OutputQueue {
                 let bytes = state.waiting.iter().map(|delivery| delivery.bytes);
                 let waiting: usize = bytes.take(MAX_GROUP_DELIVERIES).sum();
                 let enough = filling.bytes.min(MAX_GROUP_BYTES);
-                if waiting >= enough || state.full || state.closed {
+                let filled = waiting >= enough || !state.returned.is_empty();
+                if filled || state.full || state.closed {
                     return true;
                 }
                 if waiting > 0 {
@@ -395,22 +407,37 @@ impl OutputQueue {
         self.state.lock().closed
     }
 
-    /// Returns whether nothing more will come and nothing is left.
-    pub(super) fn is_done(&self) -> bool {
-        let state = self.state.lock();
-        state.closed && state.held_bytes == 0
+    /// Takes back what was taken and is not done; it is the next to be taken.
+    pub(super) fn give_back(&self, group: Group) {
+        self.state.lock().returned.push_front(group);
+        self.arrived.notify_one();
     }
 
-    /// Takes everything that waits, and tells whoever sends to give up what it has in hand.
-    pub(super) fn abandon(&self) -> Group {
-        let waiting = self.state.lock().waiting.drain(..).collect();
-        self.abandoned.send_replace(true);
-        Group::of_deliveries(waiting)
+    /// Takes all that waits, in order.
+    pub(super) fn take_all(&self) -> Vec<Group> {
+        let mut state = self.state.lock();
+        let mut groups: Vec<Group> = state.returned.drain(..).collect();
+        let mut waiting = state.waiting.drain(..);
+        loop {
+            let some: Vec<_> = waiting.by_ref().take(1).collect();
+            if some.is_empty() {
+                break;
+            }
+            groups.push(Group::of_deliveries(some));
+        }
+        groups
     }
 
-    /// Turns true when what was taken must be given up.
-    pub(super) fn abandoned(&self) -> watch::Receiver<bool> {
-        self.abandoned.subscribe()
+    /// Gives a group that was taken here to another queue, whose limit it may exceed: its memory is
+    /// charged already.
+    pub(super) fn hand_on(&self, group: Group, to: &Self) {
+        let footprint = group.footprint();
+        self.state.lock().held_bytes -= footprint;
+        let mut state = to.state.lock();
+        state.held_bytes += footprint;
+        state.returned.push_back(group);
+        drop(state);
+        to.arrived.notify_one();
     }
 
     pub(super) fn set_limits(&self, batch_size: u32, limit_bytes: usize) {

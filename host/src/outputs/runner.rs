@@ -2,35 +2,38 @@
 //!
 //! An output has one lane, or several where the order does not matter ([`max_in_flight`]); each takes
 //! a group of events, and is done with all of them before it takes the next. When an attempt may be
-//! made is decided for all lanes in one place, the [`Pace`].
+//! made is decided for all lanes in one place, the [`Pace`]. A supervisor starts the lanes, starts them
+//! again if they panic, says how long an output that was removed may still send, and has the last word on
+//! what is left ([`supervise`]); `lifecycle.rs` has the phases.
 //!
 //! [`max_in_flight`]: super::settings::HttpSettings::max_in_flight
 
 use std::{
     io,
     ops::Deref,
+    panic::AssertUnwindSafe,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::sleep};
 use tracing::{error, warn};
 
 use super::{
-    Launcher, OutputSettings, OutputState, Target,
+    Launcher, OutputHandle, OutputSettings, OutputState, Registry, Target,
     console::Console,
     dead_letters::DeadLetters,
     exchange::Refused,
     file::FileLines,
     http::HttpRequests,
+    lifecycle::{Entry, Phase},
     pace::{Cause, Pace},
     queue::{Filling, Group, OutputQueue},
+    settings::SpoolSettings,
     spooling::{Place, Spooled, Spooling},
     tcp::TcpLines,
 };
@@ -45,11 +48,22 @@ const RETIRED_LIMIT: Duration = Duration::from_secs(60);
 /// How long a removed output is kept that fails, or that nothing goes through.
 const RETIRED_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often a removed output is looked at.
-const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often an output that ends is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a lane looks whether its output has ended without working.
-const END_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// At the end of the process, for so long an output sends what is in its spool; the next process sends
+/// the rest.
+const SPOOL_END_LIMIT: Duration = Duration::from_secs(1);
+
+/// An attempt that is under way when the output lets go of its events may take so long: what it would
+/// have sent is not sent twice then.
+const ATTEMPT_END_LIMIT: Duration = Duration::from_secs(2);
+
+/// A lane that has not ended so long after that hangs in a write.
+const HANGING_LIMIT: Duration = Duration::from_secs(1);
+
+/// A lane that panicked is started again after this.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of one attempt to send.
 pub(super) enum Attempt {
@@ -81,26 +95,29 @@ enum Sender {
     Http(Box<HttpRequests>),
     /// Stands in for an output that could not be made: its events are given up and counted.
     Broken(String),
+    #[cfg(test)]
+    Scripted(tests::Scripted),
 }
 
-/// What an output keeps on disk.
-#[derive(Debug, Default)]
-pub(super) struct Files {
-    pub(super) spooling: Option<Arc<Spooling>>,
-    pub(super) dead_letters: Option<Arc<DeadLetters>>,
+/// Makes the sender of a lane.
+#[derive(Clone)]
+enum Open {
+    /// Of one that blocks: in a thread of this name.
+    InThread(
+        &'static str,
+        Arc<dyn Fn() -> io::Result<Sender> + Send + Sync>,
+    ),
+    InTask(Arc<dyn Fn() -> Sender + Send + Sync>),
 }
 
 /// What the lanes of an output share.
 struct Desk {
-    name: NamedOutput,
-    queue: Arc<OutputQueue>,
+    entry: Arc<Entry>,
     state: Arc<OutputState>,
     pace: Pace,
     filling: Filling,
     give_up_after: Duration,
-    files: Files,
-    abort: watch::Receiver<bool>,
-    running: watch::Sender<usize>,
+    spooling: Option<Arc<Spooling>>,
     last_refusal_log: Mutex<Option<Instant>>,
 }
 
@@ -116,8 +133,17 @@ struct Lane {
     sender: Sender,
 }
 
-/// What a lane had in hand is in the spool still, and nothing of it was acknowledged.
-struct LeftInSpool;
+/// The output lets go of what a lane has in hand.
+struct LetGo;
+
+/// How a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// There is nothing more to send, or the output lets go of it.
+    Well,
+    /// It panicked, or could not be started.
+    Badly,
+}
 
 /// Events that a lane has in hand, in order.
 struct Work<'a> {
@@ -132,15 +158,13 @@ enum Held<'a> {
     Own(Group),
 }
 
-/// Starts the output's lanes, or its thread where writing can block.
+/// Starts an output: its lanes, the threads of its spool, and who watches over them.
 pub(super) fn spawn(
     launcher: &Launcher,
-    settings: &OutputSettings,
-    name: &NamedOutput,
-    queue: &Arc<OutputQueue>,
-    state: &Arc<OutputState>,
-) -> Files {
-    launcher.running.send_modify(|running| *running += 1);
+    settings: OutputSettings,
+    name: NamedOutput,
+    queue: Arc<OutputQueue>,
+) -> Arc<OutputHandle> {
     let (lanes, filling) = match &settings.target {
         Target::Console | Target::File(_) | Target::Tcp(_) => (1, Filling::default()),
         Target::Http(http) => (
@@ -151,152 +175,298 @@ pub(super) fn spawn(
             },
         ),
     };
-    let files = open_files(launcher, settings, filling, name, (queue, state));
-    let kept = Files {
-        spooling: files.spooling.clone(),
-        dead_letters: files.dead_letters.clone(),
-    };
+    let before = launcher.registry.replace(&name.id);
+    let delivery = &settings.delivery;
+    // `id` has only characters that a file's name may have, and `output-` keeps `..` out.
+    let folder = launcher.policy.folder.as_ref();
+    let folder = folder.map(|folder| folder.join(format!("output-{}", name.id)));
+    let dead_letters = folder.as_ref().zip(delivery.dead_letters);
+    let dead_letters = dead_letters.map(|(folder, max_bytes)| {
+        // One that has the folder open already need not let go of it.
+        let same = before.dead_letters.clone();
+        same.filter(|letters| letters.max_bytes() == max_bytes)
+            .unwrap_or_else(|| Arc::new(DeadLetters::new(folder, max_bytes)))
+    });
+    let place = folder.and_then(|folder| {
+        let folder = folder.join("spool");
+        let leftover = delivery.spool.is_none();
+        let spool = delivery
+            .spool
+            .or_else(|| (before.spooled || folder.exists()).then(SpoolSettings::leftover))?;
+        Some(Place {
+            folder,
+            settings: spool.into(),
+            filling,
+            leftover,
+        })
+    });
+    let state = Arc::new(OutputState::new(delivery.spool.is_some()));
+    let (registry, spooled) = (&launcher.registry, place.is_some());
+    let entry = registry.add(name, queue, dead_letters, spooled);
+    let id = &entry.name.id;
+    let spooling = place.and_then(|place| {
+        let (entry, state) = (Arc::clone(&entry), Arc::clone(&state));
+        let started = Spooling::start(place, entry, state, launcher.runtime.clone());
+        let failed = |error| error!(output = %id, %error, "the output has no spool");
+        started.map_err(failed).ok()
+    });
     let desk = Arc::new(Desk {
-        name: name.clone(),
-        files,
-        queue: Arc::clone(queue),
-        state: Arc::clone(state),
+        entry: Arc::clone(&entry),
+        state: Arc::clone(&state),
         pace: Pace::new(lanes),
         filling,
-        give_up_after: settings.delivery.give_up_after,
-        abort: launcher.abort.clone(),
-        running: launcher.running.clone(),
+        give_up_after: delivery.give_up_after,
+        spooling: spooling.clone(),
         last_refusal_log: Mutex::new(None),
     });
-    match &settings.target {
-        Target::Console => run_in_thread(launcher, desk, "console", || {
-            Console::open().map(Sender::Console)
-        }),
+    let open = opener(&settings.target, launcher, id.clone());
+    let (release, released) = oneshot::channel();
+    let registry = Arc::clone(&launcher.registry);
+    launcher
+        .runtime
+        .spawn(supervise(desk, registry, open, lanes, released));
+    Arc::new(OutputHandle {
+        settings,
+        state,
+        entry,
+        spooling,
+        _released: release,
+    })
+}
+
+fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
+    match target.clone() {
+        Target::Console => {
+            Open::InThread("console", Arc::new(|| Console::open().map(Sender::Console)))
+        }
         Target::File(settings) => {
-            let (settings, id) = (settings.clone(), name.id.clone());
-            run_in_thread(launcher, desk, "file", move || {
-                FileLines::start(settings, id).map(Sender::File)
-            });
+            let open = move || FileLines::start(settings.clone(), id.clone()).map(Sender::File);
+            Open::InThread("file", Arc::new(open))
         }
         Target::Tcp(settings) => {
-            let sender = TcpLines::new(settings.clone(), launcher.policy.clone());
-            let sender = sender.map_or_else(Sender::Broken, Sender::Tcp);
-            launcher.runtime.spawn(Lane { desk, sender }.run());
+            let policy = launcher.policy.clone();
+            Open::InTask(Arc::new(move || {
+                let sender = TcpLines::new(settings.clone(), policy.clone());
+                sender.map_or_else(Sender::Broken, Sender::Tcp)
+            }))
         }
         Target::Http(settings) => {
-            let shared = Arc::new(settings.clone());
-            let client = HttpRequests::client(settings, &launcher.policy);
-            for _ in 0..lanes {
-                let sender = match &client {
-                    Ok(client) => {
-                        let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
-                        Sender::Http(Box::new(requests))
+            let client = HttpRequests::client(&settings, &launcher.policy);
+            let shared = Arc::new(settings);
+            Open::InTask(Arc::new(move || match &client {
+                Ok(client) => {
+                    let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
+                    Sender::Http(Box::new(requests))
+                }
+                Err(error) => Sender::Broken(error.clone()),
+            }))
+        }
+    }
+}
+
+/// Watches over an output from its start to its end:
+///
+/// 1. The lanes run. One that panics is started again.
+/// 2. The handle is dropped: no worker hands events over any more. The queue is closed when outputs that
+///    this one replaced have ended, since they may have something for it.
+/// 3. The lanes end, since all is sent or the output lets go of it ([`see_out`] says when).
+/// 4. What is left goes to the successor, stays on the disk, or is counted as given up.
+async fn supervise(
+    desk: Arc<Desk>,
+    registry: Arc<Registry>,
+    open: Open,
+    lanes: usize,
+    released: oneshot::Receiver<()>,
+) {
+    let life = &desk.entry.life;
+    let mut tasks = JoinSet::new();
+    for _ in 0..lanes {
+        start_lane(&mut tasks, &desk, &open);
+    }
+    {
+        let mut seen_out = pin!(see_out(&desk, &registry, released));
+        loop {
+            tokio::select! {
+                () = &mut seen_out => break,
+                ended = tasks.join_next() => match ended {
+                    // A panic outside of an attempt is an error here.
+                    Some(Ok(Ended::Well)) => {}
+                    Some(_) if life.phase().lets_go() => {}
+                    Some(_) => {
+                        desk.state.task_failed(&desk.entry.name.id, "lane");
+                        tokio::select! {
+                            () = sleep(RESTART_PAUSE) => {}
+                            () = life.lets_go() => {}
+                        }
+                        start_lane(&mut tasks, &desk, &open);
                     }
-                    Err(error) => Sender::Broken(error.clone()),
-                };
-                let desk = Arc::clone(&desk);
-                launcher.runtime.spawn(Lane { desk, sender }.run());
+                    None if desk.entry.queue.is_closed() => break,
+                    // They have let go of what they had, and a worker may still have the handle.
+                    None => tokio::select! {
+                        () = &mut seen_out => break,
+                        () = sleep(LOOK_INTERVAL) => {}
+                    },
+                },
             }
         }
     }
-    kept
+    tasks.abort_all();
+    let account = &desk.entry.name.account;
+    if let Some(spooling) = &desk.spooling {
+        account.handed_on(spooling.close().await);
+    }
+    let reason = match life.phase() {
+        Phase::Aborted(reason) => reason,
+        _ if registry.is_ending() => DiscardReason::Shutdown,
+        _ => DiscardReason::Removed,
+    };
+    let mut lost = 0;
+    for group in registry.remove(&desk.entry) {
+        lost += group.events();
+        account.discarded(reason, group.events());
+        group.lose();
+        desk.entry.queue.done(group);
+    }
+    // What a lane has that hangs, or what a task let go of without a word.
+    let unbooked = account.queued();
+    account.discarded(reason, unbooked);
+    if lost + unbooked > 0 {
+        let events = lost + unbooked;
+        warn!(output = %desk.entry.name.id, events, ?reason, "the output ended with events left");
+    }
+    registry.note_end(&desk.entry);
 }
 
-/// Runs an output whose writing blocks in a thread of its own.
-fn run_in_thread(
-    launcher: &Launcher,
-    desk: Arc<Desk>,
-    name: &str,
-    open: impl FnOnce() -> io::Result<Sender> + Send + 'static,
-) {
-    let runtime = launcher.runtime.clone();
+fn start_lane(tasks: &mut JoinSet<Ended>, desk: &Arc<Desk>, open: &Open) {
+    let desk = Arc::clone(desk);
+    let (name, open) = match open.clone() {
+        Open::InTask(open) => {
+            tasks.spawn(async move { Lane::new(desk, open()).run().await });
+            return;
+        }
+        Open::InThread(name, open) => (name, open),
+    };
+    let (end, ended) = oneshot::channel();
+    let (runtime, state) = (Handle::current(), Arc::clone(&desk.state));
     let run = move || {
         let sender = open().unwrap_or_else(|error| Sender::Broken(error.to_string()));
-        runtime.block_on(Lane { desk, sender }.run());
+        let _ = end.send(runtime.block_on(Lane::new(desk, sender).run()));
     };
+    // A thread that is not started or panics drops `end`.
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
         error!(%error, "cannot start a thread for a {name} output");
+        state.failed(error.to_string());
     }
+    tasks.spawn(async move { ended.await.unwrap_or(Ended::Badly) });
 }
 
-/// Opens what an output keeps on disk. What cannot be opened is done without, and told of.
-fn open_files(
-    launcher: &Launcher,
-    settings: &OutputSettings,
-    filling: Filling,
-    name: &NamedOutput,
-    (queue, state): (&Arc<OutputQueue>, &Arc<OutputState>),
-) -> Files {
-    let delivery = &settings.delivery;
-    let Some(folder) = &launcher.policy.folder else {
-        return Files::default();
-    };
-    if delivery.spool.is_none() && delivery.dead_letters.is_none() {
-        return Files::default();
+/// Closes the queue when nothing more can come, and decides how long the output may take for what it
+/// has: one that was removed and makes progress [`RETIRED_LIMIT`], any other [`RETIRED_PATIENCE`]; at the
+/// end of the process the grace period rules, but what is in a spool stays there after
+/// [`SPOOL_END_LIMIT`], or at once if the receiver fails. Returns when its lanes need not be waited for
+/// any longer.
+async fn see_out(desk: &Desk, registry: &Registry, released: oneshot::Receiver<()>) {
+    let Entry { life, queue, .. } = &*desk.entry;
+    let _ = released.await;
+    tokio::select! {
+        () = registry.succeeded_all(&desk.entry) => {}
+        () = life.lets_go() => {}
     }
-    let stop = launcher.take_over(&name.id);
-    // `id` has only characters that a file's name may have, and `output-` keeps `..` out.
-    let folder = folder.join(format!("output-{}", name.id));
-    let dead_letters = delivery
-        .dead_letters
-        .map(|max_bytes| Arc::new(DeadLetters::new(&folder, max_bytes)));
-    let spooling = delivery.spool.and_then(|spool| {
-        let started = Spooling::start(
-            Place {
-                folder: folder.join("spool"),
-                settings: spool.into(),
-                filling,
-            },
-            name.clone(),
-            (Arc::clone(queue), Arc::clone(state)),
-            (stop, launcher.abort.clone()),
-            Arc::clone(&launcher.ending),
-            launcher.runtime.clone(),
-        );
-        let failed = |error| error!(output = %name.id, %error, "the output has no spool");
-        started.map_err(failed).ok()
-    });
-    Files {
-        spooling,
-        dead_letters,
+    queue.close();
+    let spooling = desk.spooling.as_deref().filter(|own| !own.is_leftover());
+    let closed = Instant::now();
+    let mut filled = None;
+    loop {
+        let in_spool = spooling.is_some_and(|own| own.is_filled() && own.is_open());
+        if in_spool && filled.is_none() {
+            filled = Some(Instant::now());
+        }
+        match life.phase() {
+            Phase::HandingOver | Phase::Aborted(_) => break,
+            Phase::Draining => {
+                let late = filled.is_some_and(|at| at.elapsed() > SPOOL_END_LIMIT);
+                if in_spool && (late || desk.state.is_failing()) {
+                    life.advance(Phase::HandingOver);
+                }
+            }
+            Phase::Running | Phase::Retired => {
+                let age = closed.elapsed();
+                if age > RETIRED_LIMIT || (age > RETIRED_PATIENCE && !desk.state.gets_on()) {
+                    let spooled = desk.spooling.is_some();
+                    let removed = Phase::Aborted(DiscardReason::Removed);
+                    life.advance(if spooled { Phase::HandingOver } else { removed });
+                }
+            }
+        }
+        tokio::select! {
+            () = life.lets_go() => {}
+            () = sleep(LOOK_INTERVAL) => {}
+        }
     }
+    let aborted = |phase: &Phase| matches!(phase, Phase::Aborted(_));
+    tokio::select! {
+        () = life.reached(aborted) => {}
+        // What a lane has in hand from the disk stays there, whether it hangs or not.
+        () = sleep(ATTEMPT_END_LIMIT + HANGING_LIMIT), if desk.spooling.is_some() => return,
+    }
+    sleep(HANGING_LIMIT).await;
 }
 
 impl Lane {
-    async fn run(mut self) {
+    fn new(desk: Arc<Desk>, sender: Sender) -> Self {
+        Self { desk, sender }
+    }
+
+    async fn run(mut self) -> Ended {
         let desk = Arc::clone(&self.desk);
         if let Sender::Broken(error) = &self.sender {
-            error!(output = %desk.name.id, %error, "cannot open the output");
+            error!(output = %desk.entry.name.id, %error, "cannot open the output");
             desk.state.failed(error.clone());
         }
         while let Some(taken) = desk.take().await {
             let group = taken.group();
-            let lost = self.deliver(&taken).await;
-            match lost {
-                Ok(0) if !group.is_awaited() || desk.letters_are_safe() => group.settle(),
-                _ => group.lose(),
+            // Above what was taken from the queue lie events of a request that may be tried again alone.
+            let mut works = vec![Work::new(Held::Given(group))];
+            let delivered = AssertUnwindSafe(self.deliver(&taken, &mut works));
+            match delivered.catch_unwind().await {
+                Ok(Ok(0)) if !group.is_awaited() || desk.letters_are_safe() => group.settle(),
+                Ok(Ok(_)) => group.lose(),
+                Ok(Err(LetGo)) if taken.stays() => return Ended::Well,
+                Ok(Err(LetGo)) => {
+                    let rest = Work::rest_of(&works);
+                    drop(works);
+                    desk.give_back(taken, rest);
+                    return Ended::Well;
+                }
+                Err(_) => {
+                    let left = works.iter().map(Work::events_left).sum();
+                    let account = &desk.entry.name.account;
+                    account.discarded(DiscardReason::Internal, left);
+                    group.lose();
+                    drop(works);
+                    desk.done(taken);
+                    // The sender may be half-way through something.
+                    return Ended::Badly;
+                }
             }
-            if lost.is_ok() {
-                desk.done(taken);
-            }
+            drop(works);
+            desk.done(taken);
         }
         match &mut self.sender {
             Sender::Tcp(tcp) => tcp.finish().await,
-            Sender::File(file) => file.finish(&desk.name.id),
-            Sender::Console(_) | Sender::Http(_) | Sender::Broken(_) => {}
+            Sender::File(file) => file.finish(&desk.entry.name.id),
+            _ => {}
         }
+        Ended::Well
     }
 
     /// Sends a group to its end, or gives events up; in order, and books each exactly once. Returns
-    /// how many were discarded; an error says that what is left `stays` in the spool.
-    async fn deliver(&mut self, taken: &Taken) -> Result<u64, LeftInSpool> {
+    /// how many were discarded; an error leaves in `works` what is left.
+    async fn deliver(&mut self, taken: &Taken, works: &mut Vec<Work<'_>>) -> Result<u64, LetGo> {
         let desk = Arc::clone(&self.desk);
-        let (group, stays) = (taken.group(), taken.stays());
-        let account = &desk.name.account;
-        let mut given_up = pin!(desk.given_up());
+        let account = &desk.entry.name.account;
+        let mut out_of_time = pin!(desk.out_of_time());
         let mut lost = 0;
-        // Above what was taken from the queue lie events of a request that may be tried again alone.
-        let mut works = vec![Work::new(Held::Given(group))];
         loop {
             let nothing_above = works.len() == 1;
             let Some(work) = works.last_mut() else {
@@ -309,37 +479,31 @@ impl Lane {
                 works.pop();
                 continue;
             }
-            let tried = async {
-                let turn = desk.pace.turn().await;
-                let attempt = self.sender.send(&work.group, work.done_bytes, &desk);
-                (turn, attempt.await)
-            };
-            let (turn, attempt) = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                reason = &mut given_up => {
-                    if stays {
-                        return Err(LeftInSpool);
-                    }
-                    let left = works.iter().map(Work::events_left).sum();
-                    account.discarded(reason, left);
-                    return Ok(lost + left);
-                }
-                tried = tried => tried,
+                () = desk.entry.life.lets_go() => return Err(LetGo),
+                turn = desk.pace.turn() => turn,
+            };
+            let attempt = tokio::select! {
+                biased;
+                () = &mut out_of_time => return Err(LetGo),
+                attempt = self.sender.send(&work.group, work.done_bytes, &desk) => attempt,
             };
             match attempt {
                 Attempt::Sent { bytes } => {
                     let events = work.advance(bytes);
                     account.sent(events, bytes as u64);
                     turn.succeeded();
-                    desk.state.works(&desk.name.id);
+                    desk.state.works(&desk.entry.name.id);
                     work.failing_since = None;
                 }
                 Attempt::Rejected { bytes, error } => {
                     let from = work.done_bytes;
-                    let events = work.advance(bytes);
+                    let events = work.group.events_in(from, bytes);
                     lost += desk.refuse(work.group.lines(from), events, &error);
+                    work.advance(bytes);
                     turn.succeeded();
-                    desk.state.progressed();
+                    desk.state.refuses(&error);
                 }
                 Attempt::Partly {
                     bytes,
@@ -355,7 +519,7 @@ impl Lane {
                     match again {
                         None => {
                             turn.succeeded();
-                            desk.state.works(&desk.name.id);
+                            desk.state.works(&desk.entry.name.id);
                         }
                         Some(again) => {
                             turn.failed(Cause::Answered, None);
@@ -378,7 +542,8 @@ impl Lane {
                         account.sent(events, bytes as u64);
                     }
                     turn.failed(cause, retry_after);
-                    desk.state.fails(&desk.name.id, &error, desk.pace.is_open());
+                    desk.state
+                        .fails(&desk.entry.name.id, &error, desk.pace.is_open());
                     let since = *work.failing_since.get_or_insert_with(Instant::now);
                     if cause == Cause::Answered && since.elapsed() > desk.give_up_after {
                         lost += desk.give_up(work, &error);
@@ -392,56 +557,67 @@ impl Lane {
 }
 
 impl Desk {
-    /// Takes what is next; `None` at the end.
+    /// Takes what is next; `None` at the end, or if the output lets go of it.
     async fn take(&self) -> Option<Taken> {
-        match &self.files.spooling {
-            None => self.queue.take(self.filling).await.map(Taken::Queued),
-            Some(spooling) => spooling.take().await.map(Taken::Spooled),
+        let next = async {
+            if let Some(spooling) = &self.spooling {
+                if let Some(spooled) = spooling.take().await {
+                    return Some(Taken::Spooled(spooled));
+                }
+                if !spooling.is_leftover() {
+                    return None;
+                }
+            }
+            self.entry.queue.take(self.filling).await.map(Taken::Queued)
+        };
+        tokio::select! {
+            biased;
+            () = self.entry.life.lets_go() => None,
+            next = next => next,
         }
     }
 
     /// Says that events are sent, or given up and counted.
     fn done(&self, taken: Taken) {
-        match (taken, &self.files.spooling) {
-            (Taken::Queued(group), _) => self.queue.done(group),
+        match (taken, &self.spooling) {
+            (Taken::Queued(group), _) => self.entry.queue.done(group),
             (Taken::Spooled(spooled), Some(spooling)) => spooling.done(spooled),
             (Taken::Spooled(_), None) => {}
         }
     }
 
+    /// Puts what a lane had in memory into the queue again, of which the first part may be done;
+    /// `rest` has the other then.
+    fn give_back(&self, taken: Taken, rest: Option<Group>) {
+        let queue = &self.entry.queue;
+        let group = match taken {
+            Taken::Queued(group) => group,
+            Taken::Spooled(spooled) => spooled.group,
+        };
+        match rest {
+            None => queue.give_back(group),
+            Some(rest) => {
+                group.lose();
+                queue.done(group);
+                queue.give_back(rest);
+            }
+        }
+    }
+
     /// Says that the first `bytes` of a group are sent, or given up and counted.
     fn advanced(&self, taken: &Taken, bytes: usize) {
-        if let (Taken::Spooled(spooled), Some(spooling)) = (taken, &self.files.spooling) {
+        if let (Taken::Spooled(spooled), Some(spooling)) = (taken, &self.spooling) {
             spooling.advanced(spooled, bytes);
         }
     }
 
-    /// Waits until what a lane has in hand must be given up, and says why.
-    async fn given_up(&self) -> DiscardReason {
-        let mut abort = self.abort.clone();
-        let mut abandoned = self.queue.abandoned();
-        // An error says that whoever could tell is gone, which is the end too.
+    /// Waits until an attempt that is under way must end.
+    async fn out_of_time(&self) {
+        let life = &self.entry.life;
+        life.lets_go().await;
         tokio::select! {
-            _ = abort.wait_for(|abort| *abort) => DiscardReason::Shutdown,
-            _ = abandoned.wait_for(|abandoned| *abandoned) => DiscardReason::Removed,
-            () = self.no_longer_spooled() => DiscardReason::Removed,
-        }
-    }
-
-    /// Waits until an output with a spool is to let go of it, or ends while it does not work.
-    async fn no_longer_spooled(&self) {
-        let Some(spooling) = &self.files.spooling else {
-            return std::future::pending().await;
-        };
-        let mut stopped = spooling.stopped();
-        let ends = async {
-            while !(spooling.is_filled() && self.state.is_failing()) {
-                tokio::time::sleep(END_LOOK_INTERVAL).await;
-            }
-        };
-        tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = ends => {}
+            () = life.reached(|phase| matches!(phase, Phase::Aborted(_))) => {}
+            () = sleep(ATTEMPT_END_LIMIT) => {}
         }
     }
 
@@ -451,7 +627,7 @@ impl Desk {
         let mut last = self.last_refusal_log.lock();
         if last.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
-            warn!(output = %self.name.id, events = count, error, "the receiver refused events for good");
+            warn!(output = %self.entry.name.id, events = count, error, "the receiver refused events for good");
         }
         drop(last);
         self.bury(events, count, error, DiscardReason::Rejected)
@@ -459,12 +635,12 @@ impl Desk {
 
     /// Forces dead letters to the disk, for a sender that waits.
     fn letters_are_safe(&self) -> bool {
-        let Some(letters) = &self.files.dead_letters else {
+        let Some(letters) = &self.entry.dead_letters else {
             return true;
         };
         let synced = tokio::task::block_in_place(|| letters.sync());
         if let Err(error) = &synced {
-            warn!(output = %self.name.id, error, "cannot force dead letters to the disk");
+            warn!(output = %self.entry.name.id, error, "cannot force dead letters to the disk");
         }
         synced.is_ok()
     }
@@ -476,21 +652,25 @@ impl Desk {
         error: &str,
         otherwise: DiscardReason,
     ) -> u64 {
-        let account = &self.name.account;
-        let Some(letters) = &self.files.dead_letters else {
+        let account = &self.entry.name.account;
+        let Some(letters) = &self.entry.dead_letters else {
             account.discarded(otherwise, count);
             return count;
         };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let bury = || {
-            let (mut kept, mut lost) = (0, 0);
+            let (mut kept, mut lost, mut dropped) = (0, 0, 0);
             for event in events.take(count) {
                 match letters.keep(event, error) {
-                    Ok(_) => kept += 1,
+                    Ok(older) => {
+                        kept += 1;
+                        dropped += older.events;
+                    }
                     Err(_) => lost += 1,
                 }
             }
             account.dead_lettered(kept);
+            account.dead_letters_dropped(dropped);
             account.discarded(otherwise, lost);
             lost
         };
@@ -529,7 +709,7 @@ impl Desk {
                 }
             }
         }
-        self.name.account.sent(sent, sent_bytes);
+        self.entry.name.account.sent(sent, sent_bytes);
         let again = (!again.is_empty()).then(|| Group::of_lines(again, group.origin()));
         (lost, again)
     }
@@ -537,7 +717,7 @@ impl Desk {
     /// Gives up what a receiver kept failing on.
     fn give_up(&self, work: &mut Work<'_>, error: &str) -> u64 {
         let events = work.events_left();
-        warn!(output = %self.name.id, events, error, "gave events up");
+        warn!(output = %self.entry.name.id, events, error, "gave events up");
         let left = work.group.lines(work.done_bytes);
         let lost = self.bury(left, events, error, DiscardReason::GaveUp);
         work.advance(work.group.bytes() - work.done_bytes);
@@ -567,6 +747,20 @@ impl<'a> Work<'a> {
             done_events: 0,
             failing_since: None,
         }
+    }
+
+    /// Copies what is left of them, in order; `None` if they are as they were taken.
+    fn rest_of(works: &[Self]) -> Option<Group> {
+        let [.., work] = works else { return None };
+        if works.len() == 1 && work.done_bytes == 0 {
+            return None;
+        }
+        let left = works
+            .iter()
+            .rev()
+            .flat_map(|work| work.group.slices(work.done_bytes));
+        let lines = left.flatten().copied().collect();
+        Some(Group::of_lines(lines, work.group.origin()))
     }
 
     fn is_done(&self) -> bool {
@@ -600,40 +794,6 @@ impl Deref for Held<'_> {
     }
 }
 
-/// Sees to it that an output that was taken out of the manifest does not keep its events, and their
-/// memory, for ever: one that gets on may take [`RETIRED_LIMIT`] for what it has, any other
-/// [`RETIRED_PATIENCE`]. At the end of the process the grace period rules instead.
-pub(super) async fn retire(
-    name: NamedOutput,
-    queue: Arc<OutputQueue>,
-    state: Arc<OutputState>,
-    ending: Arc<AtomicBool>,
-) {
-    let closed = Instant::now();
-    loop {
-        tokio::time::sleep(RETIRED_LOOK_INTERVAL).await;
-        if queue.is_done() || ending.load(Ordering::SeqCst) {
-            return;
-        }
-        let age = closed.elapsed();
-        if age > RETIRED_LIMIT || (age > RETIRED_PATIENCE && !state.gets_on()) {
-            break;
-        }
-    }
-    let events = name.account.queued();
-    warn!(output = %name.id, events, "a removed output gave up what it could not send");
-    let rest = queue.abandon();
-    name.account
-        .discarded(DiscardReason::Removed, rest.events());
-    queue.done(rest);
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        self.running.send_modify(|running| *running -= 1);
-    }
-}
-
 impl Sender {
     /// Makes one attempt at what follows the first `done` bytes of the group.
     async fn send(&mut self, group: &Group, done: usize, desk: &Desk) -> Attempt {
@@ -641,11 +801,13 @@ impl Sender {
             Self::Console(console) => console.send(group, done, &desk.state),
             Self::File(file) => file.send(group, done, &desk.state),
             Self::Tcp(tcp) => tcp.send(group, done, &desk.state).await,
-            Self::Http(http) => http.send(group, done, desk.queue.batch_size()).await,
+            Self::Http(http) => http.send(group, done, desk.entry.queue.batch_size()).await,
             Self::Broken(error) => Attempt::Rejected {
                 bytes: group.bytes() - done,
                 error: error.clone(),
             },
+            #[cfg(test)]
+            Self::Scripted(scripted) => scripted.send(group, done),
         }
     }
 
@@ -656,3 +818,6 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,6 +96,17 @@ pub struct SpoolSettings {
     pub fsync: FsyncPolicy,
 }
 
+impl SpoolSettings {
+    /// Of a spool that is only emptied.
+    pub(super) fn leftover() -> Self {
+        Self {
+            max_bytes: MAX_SPOOL_BYTES,
+            when_full: WhenFull::Block,
+            fsync: FsyncPolicy::Never,
+        }
+    }
+}
+
 impl From<SpoolSettings> for streamgate_spool::Settings {
     fn from(settings: SpoolSettings) -> Self {
         use streamgate_spool::{Fsync, Settings, WhenFull as Spooled};

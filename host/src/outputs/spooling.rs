@@ -1,15 +1,24 @@
 //! The disk between an output's queue and its receiver.
 //!
 //! Of an output with a spool everything that it is handed goes to the disk first, by a thread of its
-//! own, which gives the memory back at once; another thread reads it back for the lanes. What they are
+//! own (`fill`), which gives the memory back at once; another one (`drain`) reads it back for the lanes. What they are
 //! done with is acknowledged, the rest is there after a restart. While the disk fails events go from
 //! memory to the lanes, past the spool, so that an output that works is not held up by its disk.
+//!
+//! An output without a spool empties the one that an earlier output with its id left behind, and sends
+//! what comes from its queue then: that is `drain` without `fill`.
+//!
+//! When the output hands over ([`Phase::HandingOver`]), `drain` ends at once, and `fill` when it has put
+//! the rest of the queue on the disk. What it cannot put there goes back to the queue, whose rest is
+//! handed on in memory. [`Spooling::close`] waits for both and lets go of the folder's lock, for which the
+//! `fill` of the successor waits.
 //!
 //! A record is 17 bytes, numbers little-endian, and then the events, each with its line feed: the
 //! revision (u64), milliseconds since 1970 at which they left the chain (u64), and 1 if a rule let
 //! some of them pass untouched (u8).
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -21,25 +30,30 @@ use std::{
 
 use parking_lot::Mutex;
 use streamgate_spool::{Append, Appended, OpenError, Record, Settings, Spool, Stats};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex as AsyncMutex, mpsc},
+    time::timeout,
+};
 use tracing::{error, info, warn};
 
 use super::{
     OutputState,
-    queue::{Filling, Group, Origin, OutputQueue},
+    lifecycle::{Entry, Phase},
+    queue::{Filling, Group, Origin},
 };
-use crate::books::{DiscardReason, NamedOutput};
+use crate::books::DiscardReason;
 
 const PREFIX_BYTES: usize = 17;
 
 /// How long a thread waits before it looks again whether it is to end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long an output that ends waits for the threads of its spool; they may hang in a call of the disk.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long events go past a spool that cannot be opened until that is tried again.
 const OPEN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// For so long the spool is read on at the end of the process; what is left is sent by the next.
-const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Most bytes of events that are read for the lanes at once.
 const MAX_GROUP_BYTES: usize = 1024 * 1024;
@@ -49,6 +63,8 @@ const MAX_GROUP_BYTES: usize = 1024 * 1024;
 pub(super) struct Place {
     pub(super) folder: PathBuf,
     pub(super) settings: Settings,
+    /// Whether it is only emptied, and what comes is not put into it.
+    pub(super) leftover: bool,
     /// What is read for the lanes at once.
     pub(super) filling: Filling,
 }
@@ -66,71 +82,81 @@ pub(super) struct Spooled {
 /// An output's spool, with the threads that fill and empty it.
 #[derive(Debug)]
 pub(super) struct Spooling {
-    name: NamedOutput,
-    queue: Arc<OutputQueue>,
+    entry: Arc<Entry>,
     state: Arc<OutputState>,
-    /// Set once it is open.
+    leftover: bool,
+    /// Set while it is open.
     spool: Mutex<Option<Arc<Spool>>>,
     ready: AsyncMutex<mpsc::Receiver<Spooled>>,
     /// All that came is on the disk, and nothing more will come.
     filled: AtomicBool,
-    /// Turns true when the lanes are to end; what is on the disk stays there.
-    stop: watch::Sender<bool>,
-    abort: watch::Receiver<bool>,
-    abandoned: watch::Receiver<bool>,
-    /// Says to whoever may stop it that it is still there.
-    _stopped: watch::Receiver<bool>,
-    /// Turns true when the process begins to end.
-    ending: Arc<AtomicBool>,
+    runtime: Handle,
 }
 
 impl Spooling {
     /// Starts the threads. An error says that the system has none to give.
     pub(super) fn start(
         place: Place,
-        name: NamedOutput,
-        (queue, state): (Arc<OutputQueue>, Arc<OutputState>),
-        (stop, abort): (watch::Sender<bool>, watch::Receiver<bool>),
-        ending: Arc<AtomicBool>,
-        runtime: tokio::runtime::Handle,
+        entry: Arc<Entry>,
+        state: Arc<OutputState>,
+        runtime: Handle,
     ) -> std::io::Result<Arc<Self>> {
         let (sender, ready) = mpsc::channel(1);
-        let queue_abandoned = queue.abandoned();
         let spooling = Arc::new(Self {
-            name,
-            queue,
+            entry,
             state,
+            leftover: place.leftover,
             spool: Mutex::new(None),
-            abandoned: queue_abandoned,
-            _stopped: stop.subscribe(),
-            ending,
             ready: AsyncMutex::new(ready),
             filled: AtomicBool::new(false),
-            stop,
-            abort,
+            runtime,
         });
         let filler = Arc::clone(&spooling);
         thread::Builder::new()
             .name("spool-fill".to_owned())
-            .spawn(move || filler.run(&place, &sender, &runtime))?;
+            .spawn(move || filler.run(&place, &sender))?;
         Ok(spooling)
     }
 
     /// Takes what is next; `None` at the end.
     pub(super) async fn take(&self) -> Option<Spooled> {
-        let mut stop = self.stop.subscribe();
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => None,
-            taken = async { self.ready.lock().await.recv().await } => taken,
+        self.ready.lock().await.recv().await
+    }
+
+    /// Whether it is only emptied.
+    pub(super) fn is_leftover(&self) -> bool {
+        self.leftover
+    }
+
+    /// Whether what comes is on the disk.
+    pub(super) fn is_open(&self) -> bool {
+        self.spool.lock().is_some()
+    }
+
+    /// Lets go of the spool when its threads have ended, and returns how many events are in it. What
+    /// they had for the lanes and is not on the disk goes back to the queue.
+    pub(super) async fn close(&self) -> u64 {
+        // Each thread has a sender.
+        let mut ready = self.ready.lock().await;
+        let threads_end = async {
+            while let Some(spooled) = ready.recv().await {
+                if !Self::keeps(&spooled) {
+                    self.entry.queue.give_back(spooled.group);
+                }
+            }
+        };
+        if timeout(CLOSE_LIMIT, threads_end).await.is_err() {
+            error!(output = %self.entry.name.id, "the disk of the spool does not answer");
         }
+        let spool = self.spool.lock().take();
+        spool.map_or(0, |spool| spool.stats().events)
     }
 
     /// Says that the events are sent, or given up and counted.
     pub(super) fn done(&self, spooled: Spooled) {
         match Self::keeps(&spooled) {
             true => self.advanced(&spooled, spooled.group.bytes()),
-            false => self.queue.done(spooled.group),
+            false => self.entry.queue.done(spooled.group),
         }
     }
 
@@ -159,31 +185,41 @@ impl Spooling {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// Turns true when the lanes are to end.
-    pub(super) fn stopped(&self) -> watch::Receiver<bool> {
-        self.stop.subscribe()
-    }
-
     /// Returns what is in the spool, once it is open.
     pub(super) fn stats(&self) -> Option<Stats> {
         self.spool.lock().as_ref().map(|spool| spool.stats())
     }
 
-    fn run(
-        self: &Arc<Self>,
-        place: &Place,
-        ready: &mpsc::Sender<Spooled>,
-        runtime: &tokio::runtime::Handle,
-    ) {
+    fn run(self: &Arc<Self>, place: &Place, ready: &mpsc::Sender<Spooled>) {
         let mut spool = self.begin(place, ready);
         let mut tried = Instant::now();
-        while let Some(group) = runtime.block_on(self.queue.take(Filling::default())) {
+        loop {
+            // What comes goes from the queue to the lanes.
+            if self.leftover {
+                break;
+            }
+            // With no disk to put it on, what waits is handed on in memory.
+            let (life, queue) = (&self.entry.life, &self.entry.queue);
+            let taken = self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = life.lets_go(), if spool.is_none() => None,
+                    () = life.reached(|phase| matches!(phase, Phase::Aborted(_))) => None,
+                    taken = queue.take(Filling::default()) => taken,
+                }
+            });
+            let Some(group) = taken else {
+                break;
+            };
             if spool.is_none() && tried.elapsed() > OPEN_INTERVAL {
                 spool = self.begin(place, ready);
                 tried = Instant::now();
             }
-            self.fill(spool.as_deref(), group, ready);
+            let kept = self.fill(spool.as_deref(), group, ready);
             self.state.progressed();
+            if !kept {
+                break;
+            }
         }
         if let Some(spool) = &spool {
             let _ = spool.sync_if_due();
@@ -195,9 +231,9 @@ impl Spooling {
     fn begin(self: &Arc<Self>, place: &Place, ready: &mpsc::Sender<Spooled>) -> Option<Arc<Spool>> {
         let spool = self.open(place)?;
         let found = spool.stats().events;
-        self.name.account.recovered(found);
+        self.entry.name.account.recovered(found);
         if found > 0 {
-            info!(output = %self.name.id, events = found, "the spool has events from before");
+            info!(output = %self.entry.name.id, events = found, "the spool has events from before");
         }
         *self.spool.lock() = Some(Arc::clone(&spool));
         // So much is in hand at once that most of the spool can still give way.
@@ -211,11 +247,25 @@ impl Spooling {
             ..place.filling
         };
         let (emptier, emptied, ready) = (Arc::clone(self), Arc::clone(&spool), ready.clone());
+        let empty = move || {
+            // A panic costs the records that were read and not handed to a lane: they are read again.
+            while catch_unwind(AssertUnwindSafe(|| {
+                emptier.empty(&emptied, filling, &ready)
+            }))
+            .is_err()
+            {
+                emptier
+                    .state
+                    .task_failed(&emptier.entry.name.id, "spool-drain");
+                emptied.rewind();
+                thread::sleep(LOOK_INTERVAL * 10);
+            }
+        };
         let begun = thread::Builder::new()
             .name("spool-drain".to_owned())
-            .spawn(move || emptier.empty(&emptied, filling, &ready));
+            .spawn(empty);
         if let Err(error) = begun {
-            error!(output = %self.name.id, %error, "cannot start a thread for the spool");
+            error!(output = %self.entry.name.id, %error, "cannot start a thread for the spool");
             self.state.failed(error.to_string());
         }
         Some(spool)
@@ -227,11 +277,12 @@ impl Spooling {
         loop {
             match Spool::open(&place.folder, place.settings) {
                 Ok(spool) => return Some(Arc::new(spool)),
-                Err(OpenError::InUse(_)) if !self.queue.is_closed() => {
+                Err(OpenError::InUse(_)) if self.entry.life.phase().lets_go() => return None,
+                Err(OpenError::InUse(_)) if !self.entry.queue.is_closed() => {
                     thread::sleep(LOOK_INTERVAL);
                 }
                 Err(error) => {
-                    error!(output = %self.name.id, %error, "the output has no spool");
+                    error!(output = %self.entry.name.id, %error, "the output has no spool");
                     self.state.note_disk(Some(error.to_string()));
                     return None;
                 }
@@ -239,47 +290,19 @@ impl Spooling {
         }
     }
 
-    /// Puts events into the spool, and books what gave way.
-    fn fill(&self, spool: Option<&Spool>, group: Group, ready: &mpsc::Sender<Spooled>) {
-        let account = &self.name.account;
+    /// Deals with a group: it is on the disk then, or a lane has it. False if neither is possible, as the
+    /// output lets go of it: then it is in the queue again.
+    fn fill(&self, spool: Option<&Spool>, group: Group, ready: &mpsc::Sender<Spooled>) -> bool {
         let mut work = Filled::default();
-        while let Some(spool) = spool
-            && work.bytes < group.bytes()
-        {
-            let record = next_record(&group, work.bytes, spool.handy_payload_bytes());
-            let appended = append(spool, &group, &record);
-            if appended.dropped.events > 0 {
-                account.discarded(DiscardReason::SpoolFull, appended.dropped.events);
+        if let Some(spool) = spool {
+            let written = AssertUnwindSafe(|| self.write(spool, &group, &mut work));
+            if catch_unwind(written).is_err() {
+                self.state.task_failed(&self.entry.name.id, "spool-fill");
+                let left = group.events() - group.events_in(0, work.bytes);
+                let account = &self.entry.name.account;
+                account.discarded(DiscardReason::Internal, left);
+                (work.bytes, work.lost) = (group.bytes(), true);
             }
-            match appended.outcome {
-                Appended::At(position) => {
-                    self.state.note_disk(None);
-                    work.last = Some(position);
-                }
-                Appended::Refused => {
-                    account.discarded(DiscardReason::SpoolFull, record.events);
-                    work.lost = true;
-                }
-                Appended::Full => {
-                    let reason = match () {
-                        () if *self.abort.borrow() => DiscardReason::Shutdown,
-                        () if *self.stop.borrow() || *self.abandoned.borrow() => {
-                            DiscardReason::Removed
-                        }
-                        () => {
-                            spool.wait(LOOK_INTERVAL);
-                            continue;
-                        }
-                    };
-                    account.discarded(reason, record.events);
-                    work.lost = true;
-                }
-                Appended::Failed(error) => {
-                    self.state.note_disk(Some(error.to_string()));
-                    break;
-                }
-            }
-            work.bytes += record.bytes;
         }
         if work.bytes < group.bytes() {
             return self.pass_by(&work, group, ready);
@@ -294,61 +317,94 @@ impl Spooling {
                 _ => group.lose(),
             }
         }
-        self.queue.done(group);
+        self.entry.queue.done(group);
+        true
+    }
+
+    /// Puts as much of a group on the disk as it takes, and books what gave way.
+    fn write(&self, spool: &Spool, group: &Group, work: &mut Filled) {
+        let account = &self.entry.name.account;
+        while work.bytes < group.bytes() {
+            let record = next_record(group, work.bytes, spool.handy_payload_bytes());
+            let appended = append(spool, group, &record);
+            if appended.dropped.events > 0 {
+                account.discarded(DiscardReason::SpoolFull, appended.dropped.events);
+            }
+            match appended.outcome {
+                Appended::At(position) => {
+                    self.state.note_disk(None);
+                    work.last = Some(position);
+                }
+                Appended::Refused => {
+                    account.discarded(DiscardReason::SpoolFull, record.events);
+                    work.lost = true;
+                }
+                Appended::Full => {
+                    if self.entry.life.phase().lets_go() {
+                        return;
+                    }
+                    spool.wait(LOOK_INTERVAL);
+                    continue;
+                }
+                Appended::Failed(error) => {
+                    self.state.note_disk(Some(error.to_string()));
+                    return;
+                }
+            }
+            work.bytes += record.bytes;
+        }
     }
 
     /// Hands to the lanes what is not on the disk.
-    fn pass_by(&self, done: &Filled, group: Group, ready: &mpsc::Sender<Spooled>) {
+    fn pass_by(&self, done: &Filled, group: Group, ready: &mpsc::Sender<Spooled>) -> bool {
         let (group, rest) = match done.bytes {
             0 => (group, None),
             bytes => {
                 // What comes after what is on the disk is copied; it is at most a group.
-                let rest = group.slices(bytes).flatten().copied().collect();
-                let rest = Group::of_lines(rest, group.origin());
+                let rest = group.rest(bytes);
                 group.lose();
                 (rest, Some(group))
             }
         };
+        if let Some(group) = rest {
+            self.entry.queue.done(group);
+        }
         let past = Spooled {
             group,
             records: Vec::new(),
             acknowledged: AtomicUsize::new(0),
         };
-        // An error says that the lanes have ended, which is the end.
-        if let Err(refused) = ready.blocking_send(past) {
-            self.discard(DiscardReason::Shutdown, refused.0.group);
-        }
-        if let Some(group) = rest {
-            self.queue.done(group);
-        }
+        let handed = self.hand(past, ready);
+        handed
+            .map_err(|kept| self.entry.queue.give_back(kept.group))
+            .is_ok()
     }
 
-    fn discard(&self, reason: DiscardReason, group: Group) {
-        self.name.account.discarded(reason, group.events());
-        group.lose();
-        self.queue.done(group);
+    /// Hands events to a lane; an error has them back, as the output lets go of them.
+    fn hand(&self, spooled: Spooled, ready: &mpsc::Sender<Spooled>) -> Result<(), Spooled> {
+        let permit = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.entry.life.lets_go() => None,
+                permit = ready.reserve() => permit.ok(),
+            }
+        });
+        match permit {
+            Some(permit) => {
+                permit.send(spooled);
+                Ok(())
+            }
+            None => Err(spooled),
+        }
     }
 
     /// Reads the spool for the lanes, to the end of what will ever come.
     fn empty(&self, spool: &Spool, filling: Filling, ready: &mpsc::Sender<Spooled>) {
-        let mut filled_at = None;
-        loop {
-            if *self.stop.borrow() || *self.abort.borrow() || ready.is_closed() {
-                break;
-            }
+        while !self.entry.life.phase().lets_go() {
             let filled = self.filled.load(Ordering::SeqCst);
-            // At the end a receiver that does not work is not waited for: the disk has it all.
-            if filled && self.state.is_failing() {
-                break;
-            }
-            let since = filled.then(|| *filled_at.get_or_insert_with(Instant::now));
-            let ending = self.ending.load(Ordering::SeqCst);
-            if ending && since.is_some_and(|since| since.elapsed() > END_LIMIT) {
-                break;
-            }
             match self.next(spool, filling) {
                 Some(spooled) => {
-                    if ready.blocking_send(spooled).is_err() {
+                    if self.hand(spooled, ready).is_err() {
                         break;
                     }
                 }
@@ -371,8 +427,8 @@ impl Spooling {
             };
             let read = spool.read(wait);
             if read.lost_events > 0 {
-                warn!(output = %self.name.id, events = read.lost_events, "the spool is damaged");
-                let account = &self.name.account;
+                warn!(output = %self.entry.name.id, events = read.lost_events, "the spool is damaged");
+                let account = &self.entry.name.account;
                 account.discarded(DiscardReason::SpoolDamaged, read.lost_events);
             }
             let Some(record) = read.record else {
@@ -380,7 +436,7 @@ impl Spooling {
             };
             deadline.get_or_insert_with(|| Instant::now() + filling.linger);
             let Some((from, given)) = decode(&record) else {
-                let account = &self.name.account;
+                let account = &self.entry.name.account;
                 account.discarded(DiscardReason::SpoolDamaged, u64::from(record.events));
                 spool.acknowledge([record.position]);
                 continue;
@@ -398,14 +454,6 @@ impl Spooling {
             records,
             acknowledged: AtomicUsize::new(0),
         })
-    }
-}
-
-impl Drop for Spooling {
-    fn drop(&mut self) {
-        if self.spool.get_mut().is_some() {
-            self.name.account.left_in_spool();
-        }
     }
 }
 
