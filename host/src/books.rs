@@ -141,6 +141,16 @@ struct OutputFigures {
     discarded: [u64; DISCARD_REASONS.len()],
 }
 
+impl OutputFigures {
+    /// Takes events off those that are queued; returns how many were. An attempt that hung when its output
+    /// was given up may end well later, when its events are booked already: each is booked once.
+    fn take_queued(&mut self, events: u64) -> u64 {
+        let events = events.min(self.queued);
+        self.queued -= events;
+        events
+    }
+}
+
 /// A rule's account; closed when the last holder is gone.
 #[derive(Debug)]
 pub struct RuleAccount {
@@ -382,7 +392,7 @@ impl OutputAccount {
     pub fn sent(&self, events: u64, bytes: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
-            figures.queued -= events;
+            let events = figures.take_queued(events);
             figures.sent += events;
             figures.sent_bytes += bytes;
         });
@@ -392,7 +402,7 @@ impl OutputAccount {
     pub fn discarded(&self, reason: DiscardReason, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
-            figures.queued -= events;
+            let events = figures.take_queued(events);
             figures.discarded[reason as usize] += events;
             if reason == DiscardReason::Removed {
                 ledger.removed_discarded += events;
@@ -404,7 +414,7 @@ impl OutputAccount {
     pub fn dead_lettered(&self, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
-            figures.queued -= events;
+            let events = figures.take_queued(events);
             figures.dead_lettered += events;
         });
     }
@@ -431,8 +441,8 @@ impl OutputAccount {
     pub fn not_redriven(&self, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
+            let events = figures.take_queued(events);
             figures.redriven -= events;
-            figures.queued -= events;
         });
     }
 
