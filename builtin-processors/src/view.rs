@@ -123,6 +123,14 @@ enum Encoding {
     Plus,
 }
 
+/// Whether there may be a document in a text of JSON: quotes were escaped there, or are of the other kind.
+fn may_hold_document(text: &[u8], was_escaped: bool) -> bool {
+    match was_escaped {
+        true => memchr::memchr(b'{', text).is_some(),
+        false => memchr::memmem::find(text, b"{'").is_some(),
+    }
+}
+
 /// Finds the next byte at or after `at` that may make a view differ from the bytes: a backslash, a `%`
 /// before two hexadecimal digits, an escape character.
 pub(crate) fn find_trigger(slice: &[u8], at: usize) -> Option<usize> {
@@ -159,9 +167,9 @@ impl View {
     /// In JSON, backslashes stand in texts only, so that their escapes can be removed without knowing where
     /// these begin. What would be otherwise in one layer is so in the bytes, or the answer is yes.
     pub(crate) fn may_hold(&mut self, body: &[u8], mut holds: impl FnMut(&[u8]) -> bool) -> bool {
-        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-        let begins_like_json = matches!(first, Some(b'{' | b'['));
-        if !begins_like_json && memchr::memchr(b'{', body).is_some() {
+        let has_backslash = memchr::memchr(b'\\', body).is_some();
+        // Elsewhere than in JSON from the first byte on, it depends on the structure what is an escape.
+        if has_backslash && !lexer::begins_json(body) {
             return true;
         }
         let Scratch {
@@ -171,7 +179,7 @@ impl View {
             ..
         } = &mut self.scratch;
         let mut is_body = true;
-        if begins_like_json && memchr::memchr(b'\\', body).is_some() {
+        if has_backslash {
             let mut decoder = Decoder::new(body, text, map);
             decode::escapes(body, 0..body.len(), &mut decoder);
             if decoder.finish() {
@@ -201,14 +209,9 @@ impl View {
                     decode::ansi(from, &mut decoder);
                     decoder.finish()
                 }
-                // Whether it is encoded is not looked at: one too many is a look in vain.
+                // Which of them are in what is encoded, only a view knows.
                 Encoding::Plus if is_percent && memchr::memchr(b'+', from).is_some() => {
-                    next.clear();
-                    next.extend(
-                        from.iter()
-                            .map(|&byte| if byte == b'+' { b' ' } else { byte }),
-                    );
-                    true
+                    return true;
                 }
                 _ => false,
             };
@@ -471,7 +474,13 @@ impl View {
         match self.structure {
             Structure::Plain => {}
             Structure::Json => self.decode_json(body),
-            Structure::Unreadable => drop(self.add_decoded(body, Encoding::Broken)),
+            Structure::Unreadable => {}
+        }
+        if self.structure == Structure::Unreadable || self.is_broken_inside {
+            let mut levels = self.step_count;
+            while levels < MAX_LEVELS && self.add_decoded(body, Encoding::Broken) {
+                levels += 1;
+            }
         }
         self.add_decoded(body, Encoding::Ansi);
         let mut times = 0;
@@ -496,8 +505,7 @@ impl View {
             for (number, node) in nodes.iter().enumerate() {
                 let may_hold = node.kind == Kind::Text
                     && usize::from(node.step) == last
-                    && node.is_escaped
-                    && memchr::memchr(b'{', &text[node.start..node.end]).is_some();
+                    && may_hold_document(&text[node.start..node.end], node.is_escaped);
                 if may_hold {
                     inside.push((node.start..node.end, number));
                 }
@@ -520,13 +528,24 @@ impl View {
         let nodes = &self.layers[layer].nodes;
         let text = self.text(layer, body);
         for stretch in &step.stretches {
-            if memchr::memchr(b'{', &text[stretch.clone()]).is_some() {
-                let behind = nodes.partition_point(|node| node.start <= stretch.start);
-                let around = nodes[..behind]
-                    .last()
-                    .filter(|node| node.kind == Kind::Text && stretch.end <= node.end);
-                let parent = around.map_or(usize::MAX, |_| behind - 1);
-                inside.push((stretch.clone(), parent));
+            if memchr::memchr(b'{', &text[stretch.clone()]).is_none() {
+                continue;
+            }
+            // It is in one text, or in no JSON at all.
+            let behind = nodes.partition_point(|node| node.start <= stretch.start);
+            let mut around = behind.wrapping_sub(1);
+            while let Some(node) = nodes.get(around).filter(|node| node.end <= stretch.start) {
+                around = node.parent as usize;
+            }
+            let ends_before_next = nodes
+                .get(behind)
+                .is_none_or(|next| stretch.end <= next.start);
+            match nodes.get(around) {
+                Some(node) if node.kind == Kind::Text && stretch.end <= node.end => {
+                    inside.push((stretch.clone(), around));
+                }
+                None if ends_before_next => inside.push((stretch.clone(), usize::MAX)),
+                _ => {}
             }
         }
         if self.read_inside(layer, body, &inside) {
@@ -554,7 +573,7 @@ impl View {
             true => body,
             false => &self.layers[layer].text,
         };
-        let mut copy = |to: usize, new: &mut Vec<Node>| {
+        let copy = |to: usize, numbers: &mut Vec<u32>, new: &mut Vec<Node>| {
             for node in &old[numbers.len()..to.max(numbers.len())] {
                 numbers.push(u32::try_from(new.len()).unwrap_or(NONE));
                 let parent = match node.parent {
@@ -567,23 +586,18 @@ impl View {
         let mut found = false;
         for (range, parent) in inside {
             let behind = old.partition_point(|node| node.start <= range.start);
-            let to = if *parent == usize::MAX {
-                behind
-            } else {
-                parent + 1
+            let to = match *parent {
+                usize::MAX => behind,
+                parent => behind.max(parent + 1),
             };
-            copy(to, new);
-            let parent = match *parent {
-                usize::MAX => NONE,
-                // It was copied last.
-                _ => u32::try_from(new.len() - 1).unwrap_or(NONE),
-            };
+            copy(to, numbers, new);
+            let parent = numbers.get(*parent).copied().unwrap_or(NONE);
             let structure = lexer::read_inside(text, range.clone(), parent, step, new);
             found |= structure == Structure::Json;
             self.is_broken_inside |= structure == Structure::Unreadable;
         }
         if found {
-            copy(old.len(), new);
+            copy(old.len(), numbers, new);
             mem::swap(&mut self.layers[layer].nodes, new);
         }
         found

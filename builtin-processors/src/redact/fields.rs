@@ -32,6 +32,8 @@ pub(super) struct Selection {
     progress: Vec<Progress>,
     /// For each array, how many of its elements were seen.
     seen: Vec<u32>,
+    /// How far paths lead before and behind a part of a key with dots.
+    flat: (Vec<Progress>, Vec<Progress>),
 }
 
 impl Fields {
@@ -100,39 +102,58 @@ impl Fields {
         }
     }
 
-    /// Follows a path into a member; returns whether it ends there.
+    /// Follows a path into a member; returns whether it ends there, or on the way there: `user.email` is the
+    /// member `email` of `user`, written flat.
     fn enter_member(
+        &self,
+        progress: Progress,
+        key: &str,
+        selection: &mut Selection,
+        begun: usize,
+    ) -> bool {
+        let mut ends = self.enter_key(progress, key, &mut selection.progress, begun);
+        if !key.contains('.') {
+            return ends;
+        }
+        let mut here = std::mem::take(&mut selection.flat.0);
+        let mut next = std::mem::take(&mut selection.flat.1);
+        here.clear();
+        here.push(progress);
+        for part in key.split('.') {
+            next.clear();
+            for progress in &here {
+                ends |= self.enter_key(*progress, part, &mut next, 0);
+            }
+            std::mem::swap(&mut here, &mut next);
+        }
+        for progress in &here {
+            selection.add(*progress, begun);
+        }
+        selection.flat = (here, next);
+        ends
+    }
+
+    /// Follows a path into a member of that name; what comes of it is added to `out`, unless it is there
+    /// from `begun` on.
+    fn enter_key(
         &self,
         (path, step): Progress,
         key: &str,
-        selection: &mut Selection,
+        out: &mut Vec<Progress>,
         begun: usize,
     ) -> bool {
         let steps = &self.paths[usize::from(path)].steps[usize::from(step)..];
         match steps {
             [Step::Key(name), rest @ ..] => {
-                let mut ends = false;
-                if name.matches(key) {
-                    ends |= rest.is_empty();
-                    selection.add((path, step + 1), begun);
+                let matches = name.matches(key);
+                if matches {
+                    add((path, step + 1), out, begun);
                 }
-                // `user.email` is the member `email` of `user`, written flat.
-                if key.contains('.') {
-                    let mut taken = 0;
-                    let is_flat = key.split('.').all(|part| {
-                        taken += 1;
-                        matches!(steps.get(taken - 1), Some(Step::Key(name)) if name.matches(part))
-                    });
-                    if is_flat && let Ok(taken) = u16::try_from(taken) {
-                        ends |= usize::from(taken) == steps.len();
-                        selection.add((path, step + taken), begun);
-                    }
-                }
-                ends
+                matches && rest.is_empty()
             }
             [Step::AnyDepth, rest @ ..] => {
-                selection.add((path, step), begun);
-                rest.is_empty() || self.enter_member((path, step + 1), key, selection, begun)
+                add((path, step), out, begun);
+                rest.is_empty() || self.enter_key((path, step + 1), key, out, begun)
             }
             [Step::Index(_) | Step::Each, ..] | [] => false,
         }
@@ -198,9 +219,7 @@ impl Selection {
     }
 
     fn add(&mut self, progress: Progress, begun: usize) {
-        if !self.progress[begun..].contains(&progress) {
-            self.progress.push(progress);
-        }
+        add(progress, &mut self.progress, begun);
     }
 
     /// Lets go of what an unusual event took.
@@ -210,6 +229,12 @@ impl Selection {
         self.known.shrink_to(entries);
         self.progress.shrink_to(entries);
         self.seen.shrink_to(entries);
+    }
+}
+
+fn add(progress: Progress, out: &mut Vec<Progress>, begun: usize) {
+    if !out[begun..].contains(&progress) {
+        out.push(progress);
     }
 }
 
@@ -242,6 +267,10 @@ mod tests {
         for (path, body, expected) in [
             ("a/b", r#"{"a":{"b":"1","c":"2"},"b":"3"}"#, &["1"][..]),
             ("a.b", r#"{"a.b":"1","a":{"b":"2"}}"#, &["1", "2"]),
+            ("**/b", r#"{"a.b":"1","c":{"a.b":"2"}}"#, &["1", "2"]),
+            ("a/**", r#"{"a.b":"1","c":"2"}"#, &["1"]),
+            ("a", r#"{"a.b":{"c":"1"},"d":"2"}"#, &["1"]),
+            ("**/a/b", r#"{"x.a.b":"1"}"#, &["1"]),
             ("a/b", r#"{"a":[{"b":"1"},[{"b":"2"}]]}"#, &["1", "2"]),
             ("a", r#"{"a":{"b":["1",{"c":2}]},"c":"3"}"#, &["1", "2"]),
             ("a[*]/b", r#"{"a":[{"b":"1"}],"b":"2"}"#, &["1"]),

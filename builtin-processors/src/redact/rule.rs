@@ -1,6 +1,6 @@
 //! One rule: what it looks for, where, and what it does about it.
 
-use std::{cmp::Reverse, collections::HashSet};
+use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
 use regex_automata::util::captures::Captures;
 use serde::Deserialize;
@@ -114,6 +114,7 @@ pub(super) enum Applied {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scratch {
     found: Vec<Found>,
+    allowed: Vec<(usize, Range<usize>)>,
     spans: Vec<Span>,
     texts: Vec<u8>,
     selection: Selection,
@@ -127,6 +128,8 @@ impl Scratch {
         let entries = bytes / size_of::<Found>();
         self.found.clear();
         self.found.shrink_to(entries);
+        self.allowed.clear();
+        self.allowed.shrink_to(entries);
         self.spans.clear();
         self.spans.shrink_to(entries);
         self.texts.clear();
@@ -240,6 +243,7 @@ impl Rule {
         room: usize,
     ) -> Applied {
         scratch.found.clear();
+        scratch.allowed.clear();
         scratch.texts.clear();
         // To read an event takes longer than to look whether that is needed.
         let is_asked = self.fields.is_some() || view.is_read();
@@ -275,6 +279,7 @@ impl Rule {
             }
             Err(TooMuch) => return Applied::NoRoom,
         }
+        drop_allowed(&mut scratch.found, &mut scratch.allowed);
         if scratch.found.is_empty() {
             return Applied::Not;
         }
@@ -350,6 +355,7 @@ impl Rule {
         } = self;
         let Scratch {
             found,
+            allowed,
             texts,
             selection,
             parts,
@@ -370,6 +376,7 @@ impl Rule {
             },
             captures: captures.as_mut(),
             found,
+            allowed,
             texts,
             room,
         };
@@ -588,6 +595,23 @@ fn merge(view: &View, targets: &[Target], found: &mut Vec<Found>) {
             one.range = view.text_of(one.layer, one.source.clone());
         }
     }
+}
+
+/// Drops what an allowed value is found as in another text: `mira%40example.net` is `mira@example.net`.
+fn drop_allowed(found: &mut Vec<Found>, allowed: &mut [(usize, Range<usize>)]) {
+    if allowed.is_empty() {
+        return;
+    }
+    allowed.sort_unstable_by_key(|(target, source)| (*target, source.start, source.end));
+    found.retain(|one| {
+        let place = (one.target, one.source.start);
+        let behind = allowed.partition_point(|(target, source)| (*target, source.start) <= place);
+        let is_allowed = behind.checked_sub(1).is_some_and(|last| {
+            let (target, source) = &allowed[last];
+            *target == one.target && one.source.end <= source.end
+        });
+        !is_allowed
+    });
 }
 
 /// Lets finds begin where the same detector has them begin in a text with fewer encodings: there it saw

@@ -86,6 +86,8 @@ pub(super) struct Search<'a> {
     pub(super) replacement: &'a [replacement::Part],
     pub(super) captures: Option<&'a mut Captures>,
     pub(super) found: &'a mut Vec<Found>,
+    /// What was found and is allowed: the target, and where in the bytes of the event.
+    pub(super) allowed: &'a mut Vec<(usize, Range<usize>)>,
     pub(super) texts: &'a mut Vec<u8>,
     pub(super) room: usize,
 }
@@ -377,7 +379,8 @@ impl Search<'_> {
     fn keep(&mut self, layer: usize, number: usize, range: Range<usize>, text: Range<usize>) {
         let bytes = self.view.text(layer, self.body);
         if !self.allow.is_empty() && self.allow.contains(&bytes[range.clone()]) {
-            return;
+            let source = self.view.source_of(layer, range);
+            return self.allowed.push((number, source));
         }
         let Some(hasher) = self.hasher else {
             return self.push(layer, number, range, text);

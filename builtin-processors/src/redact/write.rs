@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-use crate::view::{Kind, Node, Structure, View, find_trigger};
+use crate::view::{Kind, Structure, View, find_trigger};
 
 /// What is to be written in place of a stretch of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,27 +85,32 @@ impl Writer {
             let text = &texts[span.text.clone()];
             let (layer, range) = (span.layer, span.range.clone());
             let Holder::Bare(bare) = holder(view, span) else {
-                out.extend_from_slice(&body[done..span.source.start.max(done)]);
+                out.extend_from_slice(part(body, done..span.source.start));
                 view.encode(layer, range, false, text, &mut self.encoded, out);
                 done = span.source.end.max(done);
                 continue;
             };
             // All of the value is put into quotes, what is left of it too.
             let whole = view.source_of(layer, bare.clone());
-            let mut value = body[whole.start.max(done)..span.source.start].to_vec();
+            let bytes = view.text(layer, body);
+            let mut value = part(bytes, bare.start..range.start).to_vec();
             value.extend_from_slice(text);
-            let mut behind = span.source.end;
+            let (mut behind, mut end) = (range.end, span.source.end);
             while let Some(more) = spans.next_if(|more| more.source.end <= whole.end) {
-                value.extend_from_slice(&body[behind..more.source.start]);
+                let place = match more.layer == layer {
+                    true => more.range.clone(),
+                    false => view.text_of(layer, more.source.clone()),
+                };
+                value.extend_from_slice(part(bytes, behind..place.start));
                 value.extend_from_slice(&texts[more.text.clone()]);
-                behind = more.source.end;
+                (behind, end) = (place.end, more.source.end);
             }
-            value.extend_from_slice(&body[behind..whole.end.max(behind)]);
-            out.extend_from_slice(&body[done..whole.start.max(done)]);
+            value.extend_from_slice(part(bytes, behind..bare.end));
+            out.extend_from_slice(part(body, done..whole.start));
             view.encode(layer, bare, true, &value, &mut self.encoded, out);
-            done = whole.end.max(behind);
+            done = whole.end.max(end).max(done);
         }
-        out.extend_from_slice(&body[done..]);
+        out.extend_from_slice(part(body, done..body.len()));
     }
 
     /// Whether what was written is as readable as JSON as the event was, and has as many documents.
@@ -120,30 +125,34 @@ impl Writer {
     }
 }
 
+/// A part of a text; nothing, if it ends before it begins.
+fn part(text: &[u8], range: Range<usize>) -> &[u8] {
+    text.get(range).unwrap_or_default()
+}
+
 fn is_valid(text: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
 
-/// Finds what holds a span.
+/// Finds what holds a span: the innermost node that all of it is in.
 fn holder(view: &View, span: &Span) -> Holder {
     let nodes = view.nodes(span.layer);
     let range = &span.range;
-    let behind = nodes.partition_point(|node| node.start <= range.start);
-    let holds_start = |node: &Node| range.start < node.end;
-    let mut number = behind.wrapping_sub(1);
-    while let Some(node) = nodes.get(number).filter(|node| !holds_start(node)) {
+    let mut number = nodes.partition_point(|node| node.start <= range.start);
+    number = number.wrapping_sub(1);
+    while let Some(node) = nodes.get(number) {
+        if range.start < node.end && range.end <= node.end {
+            return match node.kind {
+                Kind::Bare => Holder::Bare(node.start..node.end),
+                _ if node.is_container() || !node.is_quoted() => Holder::Structure,
+                // Whatever else is in the text, a document too, is text there.
+                _ => Holder::Text,
+            };
+        }
         number = node.parent as usize;
     }
-    let reaches_next = nodes.get(behind).is_some_and(|next| next.start < range.end);
-    match nodes.get(number) {
-        None if reaches_next => Holder::Structure,
-        None => Holder::Text,
-        Some(node) if node.end < range.end || node.is_container() => Holder::Structure,
-        Some(node) if node.kind == Kind::Bare => Holder::Bare(node.start..node.end),
-        // The next one is a document in the text.
-        Some(node) if reaches_next || !node.is_quoted() => Holder::Structure,
-        Some(_) => Holder::Text,
-    }
+    // It is outside of JSON, or it reaches there: nothing is JSON as a whole.
+    Holder::Text
 }
 
 /// Cuts spans down to the keys and values that they touch.
@@ -156,20 +165,25 @@ fn clip(view: &View, spans: &[Span], clipped: &mut Vec<Span>) {
         }
         let nodes = view.nodes(span.layer);
         let mut text = span.text.clone();
-        let first = nodes.partition_point(|node| node.start < span.range.start);
-        // The key or value that it begins in is the last one that begins before it.
-        let first = first.saturating_sub(1);
-        for (number, node) in nodes.iter().enumerate().skip(first) {
-            if node.start >= span.range.end {
-                break;
+        let mut at = span.range.start;
+        let mut number = nodes.partition_point(|node| node.start <= at);
+        // The outermost text that it begins in, if it is one; what is in that text is text.
+        let mut around = number.wrapping_sub(1);
+        let mut outermost = None;
+        while let Some(node) = nodes.get(around) {
+            if at < node.end && !node.is_container() {
+                outermost = Some(around);
             }
-            let holds_document = nodes
-                .get(number + 1)
-                .is_some_and(|next| next.parent as usize == number);
-            if node.is_container() || holds_document || node.end <= span.range.start {
+            around = node.parent as usize;
+        }
+        number = outermost.unwrap_or(number);
+        while let Some(node) = nodes.get(number).filter(|node| node.start < span.range.end) {
+            number += 1;
+            if node.is_container() || node.end <= at {
                 continue;
             }
-            let range = node.start.max(span.range.start)..node.end.min(span.range.end);
+            let range = node.start.max(at)..node.end.min(span.range.end);
+            at = range.end;
             clipped.push(Span {
                 source: view.source_of(span.layer, range.clone()),
                 layer: span.layer,

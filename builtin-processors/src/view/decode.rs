@@ -58,7 +58,7 @@ pub(super) fn escapes(from: &[u8], range: Range<usize>, decoder: &mut Decoder<'_
             }
         }
         // What ends a terminal code escapes nothing.
-        if at > 0 && content[at - 1] == 0x1b {
+        if at > 0 && content[at - 1] == 0x1b && content.get(at + 1) != Some(&b'u') {
             at += 1;
             continue;
         }

@@ -194,6 +194,12 @@ fn document_start(text: &[u8], at: usize, end: usize) -> Option<usize> {
     }
 }
 
+/// Whether an event begins with an object, or with an array of texts, objects or arrays.
+pub(super) fn begins_json(text: &[u8]) -> bool {
+    let start = skip_blanks(text, 0);
+    text.get(start) == Some(&b'{') || begins_array(text, start)
+}
+
 /// Whether an array begins here that holds texts, objects or arrays: `[12:00]` begins none.
 fn begins_array(text: &[u8], at: usize) -> bool {
     text.get(at) == Some(&b'[')

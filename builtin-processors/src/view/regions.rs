@@ -47,6 +47,11 @@ pub(super) fn divide(length: usize, nodes: &[Node], regions: &mut Vec<Region>) {
             }
             Kind::Key | Kind::Text | Kind::Bare => {
                 let limit = around.unwrap_or_else(|| divider.limit_before(number));
+                // The bracket before the first key begins the object, its quote the member.
+                if around.is_none() && node.kind == Kind::Key && divider.is_first(number) {
+                    let quote = node.start - usize::from(node.is_quoted());
+                    divider.push(quote, nodes[node.parent as usize].end);
+                }
                 divider.push(node.start, limit);
                 let has_document = nodes
                     .get(number + 1)
@@ -130,13 +135,16 @@ impl Divider<'_> {
         }
     }
 
+    /// Whether it is the first in its object or array.
+    fn is_first(&self, number: usize) -> bool {
+        number == self.nodes[number].parent as usize + 1
+    }
+
     /// How far a match may go that begins right before a key or a value.
     fn limit_before(&self, number: usize) -> usize {
         let node = &self.nodes[number];
         let container = &self.nodes[node.parent as usize];
-        let is_first = number == node.parent as usize + 1;
         match node.kind {
-            Kind::Key if is_first => container.end,
             Kind::Key => self.end_of_value(number),
             _ if container.kind == Kind::Array => container.end,
             _ => node.end,
