@@ -277,6 +277,14 @@ impl View {
         self.layers[layer].is_source
     }
 
+    /// Whether a layer is without escapes where nobody knows that these are some.
+    pub(crate) fn is_guess(&self, layer: usize) -> bool {
+        let steps = &self.steps[..self.layers[layer].steps];
+        steps
+            .last()
+            .is_some_and(|step| step.encoding == Encoding::Broken)
+    }
+
     /// Returns the text of a layer.
     pub(crate) fn text<'a>(&'a self, layer: usize, body: &'a [u8]) -> &'a [u8] {
         let layer = &self.layers[layer];
@@ -437,7 +445,11 @@ impl View {
                     }
                 }
                 Encoding::Broken => {
-                    encode_again(out, &|text, out| decode::write_json(text, b'"', out));
+                    // Of an event that can be read, only the texts cannot.
+                    let in_text = quotes.iter().any(Option::is_some);
+                    if in_text || self.structure == Structure::Unreadable {
+                        encode_again(out, &|text, out| decode::write_json(text, b'"', out));
+                    }
                 }
                 Encoding::Percent => {
                     let behind = step

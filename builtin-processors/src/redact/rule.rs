@@ -575,11 +575,18 @@ fn names_escape(pattern: &str) -> bool {
 /// Puts finds in order, and makes one of those that overlap: the first, and the longer of two that
 /// begin together, says what stands in place of all.
 fn merge(view: &View, targets: &[Target], found: &mut Vec<Found>) {
-    trim_to_decoded(found, targets);
+    trim_to_decoded(view, found, targets);
     // Of the same find in two layers, the one with fewer encodings is the value.
     found.sort_by_key(|one| {
         let (start, end) = (one.source.start, one.source.end);
-        (start, Reverse(end), Reverse(one.layer), one.target)
+        let is_guess = view.is_guess(one.layer);
+        (
+            start,
+            Reverse(end),
+            is_guess,
+            Reverse(one.layer),
+            one.target,
+        )
     });
     let mut has_grown = false;
     found.dedup_by(|next, first| {
@@ -616,7 +623,7 @@ fn drop_allowed(found: &mut Vec<Found>, allowed: &mut [(usize, Range<usize>)]) {
 
 /// Lets finds begin where the same detector has them begin in a text with fewer encodings: there it saw
 /// that what stands before, such as the `%22` of a quote, is not of the value.
-fn trim_to_decoded(found: &mut [Found], targets: &[Target]) {
+fn trim_to_decoded(view: &View, found: &mut [Found], targets: &[Target]) {
     if found.iter().all(|one| one.layer == 0) {
         return;
     }
@@ -626,7 +633,8 @@ fn trim_to_decoded(found: &mut [Found], targets: &[Target]) {
         let (encoded, decoded) = (&mut before[at - 1], &decoded[0]);
         let same = encoded.target == decoded.target
             && encoded.source.end == decoded.source.end
-            && encoded.layer < decoded.layer;
+            && encoded.layer < decoded.layer
+            && !view.is_guess(decoded.layer);
         let is_longer = encoded.source.start < decoded.source.start;
         if same && is_longer && targets[encoded.target].detector.is_some() {
             *encoded = decoded.clone();

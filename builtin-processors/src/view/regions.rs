@@ -49,7 +49,8 @@ pub(super) fn divide(length: usize, nodes: &[Node], regions: &mut Vec<Region>) {
                 let limit = around.unwrap_or_else(|| divider.limit_before(number));
                 // The bracket before the first key begins the object, its quote the member.
                 if around.is_none() && node.kind == Kind::Key && divider.is_first(number) {
-                    let quote = node.start - usize::from(node.is_quoted());
+                    // Terminal codes may have taken the quote with them.
+                    let quote = node.start.saturating_sub(usize::from(node.is_quoted()));
                     divider.push(quote, nodes[node.parent as usize].end);
                 }
                 divider.push(node.start, limit);
