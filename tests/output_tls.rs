@@ -79,11 +79,11 @@ fn receiver_that_asks_for_a_certificate_gets_it() {
         output["tls"]["key"] = json!(folder.path().join("client.key"));
     }
     gate.run(&json!([]), &outputs);
-    let more = numbered(100);
-    gate.send(&more);
-    posts.wait_for(&more);
-    lines.received.wait_for(&more);
-    // What the outputs before them still had is theirs to give up.
+    gate.send(&events);
+    // What the outputs before them still had comes too, before the rest or behind it.
+    let all = [events.as_slice(), &events].concat();
+    posts.wait_for(&all);
+    lines.received.wait_for(&all);
     gate.kill();
 }
 

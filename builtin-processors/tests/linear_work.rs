@@ -28,7 +28,7 @@ const CERTAIN: Duration = Duration::from_secs(1);
 const TOO_SHORT: Duration = Duration::from_millis(50);
 
 /// Pieces that make a search, a check, a walk over JSON or a decoder begin again and again.
-const PIECES: [&str; 40] = [
+const PIECES: [&str; 43] = [
     "\\t1",
     "\t1 ",
     "-----BEGIN PRIVATE KEY-----",
@@ -48,6 +48,9 @@ const PIECES: [&str; 40] = [
     "{}",
     "{\"a\":",
     "{\\\"a\\\":",
+    "{\\\"a\\\":1}",
+    "%7B%22a%22%3A1%7D x@y.io ",
+    "[{\"a\":[",
     "{\"a\":\"{",
     "%",
     "%25",

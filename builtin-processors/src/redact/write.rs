@@ -176,14 +176,7 @@ fn clip(view: &View, spans: &[Span], clipped: &mut Vec<Span>) {
             }
             around = node.parent as usize;
         }
-        number = outermost.unwrap_or(number);
-        while let Some(node) = nodes.get(number).filter(|node| node.start < span.range.end) {
-            number += 1;
-            if node.is_container() || node.end <= at {
-                continue;
-            }
-            let range = node.start.max(at)..node.end.min(span.range.end);
-            at = range.end;
+        let mut push = |range: Range<usize>| {
             clipped.push(Span {
                 source: view.source_of(span.layer, range.clone()),
                 layer: span.layer,
@@ -191,6 +184,20 @@ fn clip(view: &View, spans: &[Span], clipped: &mut Vec<Span>) {
                 text: text.clone(),
             });
             text.end = text.start;
+        };
+        if let Some(around) = outermost {
+            let end = nodes[around].end.min(span.range.end);
+            push(at..end);
+            at = end;
+            number = nodes.partition_point(|node| node.start < at);
+        }
+        while let Some(node) = nodes.get(number).filter(|node| node.start < span.range.end) {
+            number += 1;
+            if !node.is_container() && at < node.end {
+                let range = node.start.max(at)..node.end.min(span.range.end);
+                at = range.end;
+                push(range);
+            }
         }
     }
 }
