@@ -81,6 +81,8 @@ enum TextUse {
 pub(super) struct Target {
     pub(super) pattern: Pattern,
     pub(super) detector: Option<&'static Detector>,
+    /// Bytes beside which no match of the detector counts.
+    pub(super) never_beside: ByteSet,
 }
 
 #[derive(Debug, Clone)]
@@ -653,6 +655,7 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
             Ok(vec![Target {
                 pattern: Pattern::build_for(pattern, ignore_case, purpose, "/params/pattern")?,
                 detector: None,
+                never_beside: ByteSet::default(),
             }])
         }
         (None, Some(names)) if names.is_empty() => Err(RuleError::new(
@@ -677,14 +680,16 @@ fn targets(params: &Params) -> Result<Vec<Target>, RuleError> {
                     );
                     RuleError::new("unknown_detector", &pointer, message)
                 })?;
+                let never_beside = never_beside(detector.boundary);
                 Ok(Target {
                     pattern: Pattern::build_for(
                         detector.pattern,
                         false,
-                        Use::Beside(never_beside(detector.boundary)),
+                        Use::Beside(never_beside),
                         &pointer,
                     )?,
                     detector: Some(detector),
+                    never_beside,
                 })
             })
             .collect(),

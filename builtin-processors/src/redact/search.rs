@@ -7,6 +7,7 @@ use regex_automata::{Match, util::captures::Captures};
 use crate::{
     detectors::{Detector, Part},
     matcher::Pattern,
+    scan::ByteSet,
     view::{Kind, Node, Region, View},
 };
 
@@ -200,7 +201,7 @@ impl Search<'_> {
     ) -> Result<(), TooMuch> {
         match (target.detector, parts) {
             (Some(detector), _) => {
-                self.detect(layer, number, &target.pattern, detector, parts, known);
+                self.detect(layer, number, target, detector, parts, known);
                 Ok(())
             }
             (None, None) => {
@@ -283,7 +284,7 @@ impl Search<'_> {
         &mut self,
         layer: usize,
         number: usize,
-        pattern: &Pattern,
+        target: &Target,
         detector: &Detector,
         parts: Option<&Parts>,
         known: Known,
@@ -292,10 +293,10 @@ impl Search<'_> {
         let text = view.text(layer, self.body);
         let nodes = view.nodes(layer);
         let mut cursor = Cursor::new(text, view.regions(layer));
-        while let Some((found, limit)) = cursor.next(pattern, true, known, None) {
+        while let Some((found, limit)) = cursor.next(&target.pattern, true, known, None) {
             let (start, end) = (found.start(), found.end());
-            cursor.at = start + 1;
             if !detector.confirms(text, start, end) {
+                cursor.at = next_start(text, start, &target.never_beside);
                 continue;
             }
             let mut hidden = detector.hidden(&text[..limit], start, end);
@@ -408,6 +409,22 @@ impl Search<'_> {
             text,
         });
     }
+}
+
+/// Where behind `start` a match may begin next, if it does not count right behind some bytes: a long word is
+/// passed at once. What stands behind an escape, which is not decoded everywhere, is let pass.
+fn next_start(text: &[u8], start: usize, never_beside: &ByteSet) -> usize {
+    /// Of the longest escape, `\u0040`.
+    const ESCAPE_BYTES: usize = 6;
+    let mut next = start + 1;
+    while let Some(&before) = text.get(next - 1).filter(|_| next < text.len()) {
+        let near = &text[next.saturating_sub(ESCAPE_BYTES)..next];
+        if !never_beside.contains(before) || near.contains(&b'\\') {
+            break;
+        }
+        next += 1;
+    }
+    next
 }
 
 /// Where the value ends that begins with a text of JSON: quotes in it are part of it.
