@@ -421,8 +421,9 @@ pub(crate) fn is_value(body: &[u8]) -> bool {
 /// Returns a value as text: a string decoded, everything else as it is written. Bytes that are no
 /// UTF-8 become replacement characters.
 pub(crate) fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
-    let written = || String::from_utf8_lossy(value.raw());
-    value.decoded().unwrap_or_else(written)
+    value
+        .decoded()
+        .unwrap_or_else(|| scanner::readable(value.raw()))
 }
 
 /// Returns a value as [`text`] does, but with bytes that are no UTF-8 as they are, so that texts that

@@ -51,7 +51,7 @@ impl<'a> Value<'a> {
     /// are no UTF-8 become replacement characters.
     pub(crate) fn decoded(&self) -> Option<Cow<'a, str>> {
         if let Some(inner) = self.unescaped() {
-            return Some(String::from_utf8_lossy(inner));
+            return Some(readable(inner));
         }
         if self.raw.first() != Some(&b'"') {
             return None;
@@ -118,8 +118,7 @@ impl<'a> Scanner<'a> {
     pub(super) fn key(&mut self) -> Option<Cow<'a, str>> {
         let value = self.string()?;
         self.expect(b':')?;
-        let written = || String::from_utf8_lossy(value.raw);
-        Some(value.decoded().unwrap_or_else(written))
+        Some(value.decoded().unwrap_or_else(|| readable(value.raw)))
     }
 
     /// Goes on behind the value of a member; says whether there is another member.
@@ -347,4 +346,13 @@ impl<'a> Scanner<'a> {
 
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Returns bytes as text; those that are no UTF-8 become replacement characters.
+pub(super) fn readable(bytes: &[u8]) -> Cow<'_, str> {
+    // Nearly all bytes are text, for which this look is the quicker one.
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
 }
