@@ -15,7 +15,7 @@ use regex_automata::{
     meta::Regex,
     util::{captures::Captures, syntax},
 };
-use regex_syntax::hir::{Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Repetition};
 
 use crate::{
     RuleError,
@@ -144,6 +144,14 @@ impl Matcher {
         }
     }
 
+    /// Says whether it matches in the text of an event, which may hold line feeds.
+    pub(crate) fn matches_text(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Pattern(pattern) => pattern.is_match(text),
+            _ => self.find(text, 0).is_some(),
+        }
+    }
+
     /// Says whether the event that [`find`](Self::find) pointed at does match.
     pub(crate) fn confirms(&self, body: &[u8]) -> bool {
         match self {
@@ -162,7 +170,9 @@ pub(crate) struct Pattern {
     exact: Regex,
     /// The most bytes that a match may have, if there is a bound.
     longest: Option<usize>,
-    widened: Hir,
+    /// The forms that slices of events and single texts are scanned with, see [`widen`].
+    in_slices: Hir,
+    in_texts: Hir,
 }
 
 /// What a pattern is matched against.
@@ -241,8 +251,9 @@ impl Pattern {
                 ),
             ));
         }
-        let widened = widen(&hir, purpose == Use::Parts);
-        if widened.properties().minimum_len().is_none() {
+        let in_texts = widen(&hir, purpose == Use::Parts, true);
+        let in_slices = widen(&hir, purpose == Use::Parts, false);
+        if in_texts.properties().minimum_len().is_none() {
             return Err(RuleError::new(
                 "pattern_never_matches",
                 pointer,
@@ -261,7 +272,7 @@ impl Pattern {
                     invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
                 })
         };
-        let rows = Rows::of(&widened).map(|rows| match purpose {
+        let rows = Rows::of(&in_texts).map(|rows| match purpose {
             Use::Beside(never) => rows.never_beside(never),
             Use::Events | Use::Parts => rows,
         });
@@ -271,14 +282,20 @@ impl Pattern {
                 reach_back: Gate::reach_back(&rows),
                 rows,
             },
-            _ => Scan::Regex(compile(&widened)?),
+            _ => Scan::Regex(compile(&in_slices)?),
         };
         Ok(Self {
             scan,
             exact: compile(&hir)?,
             longest: hir.properties().maximum_len(),
-            widened,
+            in_slices,
+            in_texts,
         })
+    }
+
+    /// Whether the forms for slices and for texts differ.
+    fn knows_line_feeds(&self) -> bool {
+        self.in_slices != self.in_texts
     }
 
     /// Returns what a gate for several patterns can look for instead of this one, if there is any.
@@ -391,7 +408,9 @@ fn find_end(widened: &Regex, slice: &[u8], at: usize) -> Option<usize> {
 #[derive(Debug, Clone)]
 pub(crate) struct Residue {
     /// One regex for all of them; several where one would take too much memory, or too many states.
-    regexes: Vec<Regex>,
+    in_slices: Vec<Regex>,
+    /// The same for single texts.
+    in_texts: Vec<Regex>,
 }
 
 /// Longest match, in bytes, of a pattern that is looked for together with others. What counts further
@@ -401,60 +420,69 @@ const MAX_FUSED_MATCH: usize = 32;
 impl Residue {
     /// Makes the scan for those of `patterns` that have no rows.
     pub(crate) fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
-        let mut regexes = Vec::new();
         let without_rows: Vec<&Pattern> = patterns
             .into_iter()
             .filter(|pattern| pattern.rows().is_none())
             .collect();
+        let knows_line_feeds = without_rows
+            .iter()
+            .any(|pattern| pattern.knows_line_feeds());
         let (alone, together): (Vec<&Pattern>, Vec<&Pattern>) = without_rows
             .into_iter()
             .partition(|pattern| pattern.longest.is_some_and(|bytes| bytes > MAX_FUSED_MATCH));
-        fuse(&together, &mut regexes);
-        for pattern in alone {
-            fuse(&[pattern], &mut regexes);
+        let regexes = |form: fn(&Pattern) -> &Hir| {
+            let mut regexes = Vec::new();
+            fuse(&together, form, &mut regexes);
+            for pattern in &alone {
+                fuse(&[pattern], form, &mut regexes);
+            }
+            regexes
+        };
+        let in_slices = regexes(|pattern| &pattern.in_slices);
+        let in_texts = match knows_line_feeds {
+            true => regexes(|pattern| &pattern.in_texts),
+            false => in_slices.clone(),
+        };
+        Self {
+            in_slices,
+            in_texts,
         }
-        Self { regexes }
     }
 
     /// Returns how many passes it takes.
     pub(crate) fn passes(&self) -> usize {
-        self.regexes.len()
+        self.in_slices.len()
     }
 
-    /// Finds what one pass finds next, as [`find`](Self::find) does.
+    /// Finds a byte of the next event of a slice that one of the patterns of a pass may match in, at or
+    /// after `at`.
     pub(crate) fn find_in_pass(&self, pass: usize, slice: &[u8], at: usize) -> Option<usize> {
-        find_end(&self.regexes[pass], slice, at)
+        find_end(&self.in_slices[pass], slice, at)
     }
 
-    /// Finds a byte of the next event that one of the patterns may match in, at or after `at`.
-    pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
-        let ends = self.regexes.iter().map(|regex| find_end(regex, slice, at));
-        ends.flatten().min()
+    /// Says whether one of the patterns may match in the text of an event.
+    pub(crate) fn may_match(&self, text: &[u8]) -> bool {
+        self.in_texts.iter().any(|regex| regex.is_match(text))
     }
 }
 
 /// Compiles patterns into one regex, or each half of them if that is too large.
-fn fuse(patterns: &[&Pattern], regexes: &mut Vec<Regex>) {
-    match patterns {
-        [] => {}
-        [only] => {
-            if let Scan::Regex(widened) = &only.scan {
-                regexes.push(widened.clone());
-            }
-        }
-        many => {
-            let hirs: Vec<&Hir> = many.iter().map(|pattern| &pattern.widened).collect();
-            match Regex::builder()
-                .configure(regex_config())
-                .build_many_from_hir(&hirs)
-            {
-                Ok(regex) => regexes.push(regex),
-                Err(_) => {
-                    let (low, high) = many.split_at(many.len() / 2);
-                    fuse(low, regexes);
-                    fuse(high, regexes);
-                }
-            }
+fn fuse(patterns: &[&Pattern], form: fn(&Pattern) -> &Hir, regexes: &mut Vec<Regex>) {
+    if patterns.is_empty() {
+        return;
+    }
+    let hirs: Vec<&Hir> = patterns.iter().map(|pattern| form(pattern)).collect();
+    let built = Regex::builder()
+        .configure(regex_config())
+        .build_many_from_hir(&hirs);
+    match (built, patterns) {
+        (Ok(regex), _) => regexes.push(regex),
+        // One was compiled before, with a little less in its classes.
+        (Err(_), [only]) => regexes.push(only.exact.clone()),
+        (Err(_), many) => {
+            let (low, high) = many.split_at(many.len() / 2);
+            fuse(low, form, regexes);
+            fuse(high, form, regexes);
         }
     }
 }
@@ -467,33 +495,44 @@ fn regex_config() -> regex_automata::meta::Config {
         .hybrid_cache_capacity(DFA_CACHE_BYTES)
 }
 
-/// Makes the pattern that scans whole slices: it matches somewhere inside every event that `hir`
-/// matches in.
+/// Makes the pattern that scans whole slices, or single texts: it matches somewhere inside every event that
+/// `hir` matches in.
 ///
-/// It may also match across two events, which finds one of them in vain. An anchor at the
+/// For slices, line feeds are taken out of every class, so that no match spans two events: an event in the
+/// middle of a long match would be missed. The text of an event may hold line feeds. An anchor at the
 /// start becomes the start of a line, or nothing if it may be that of a part; other anchors become nothing, since what they look at (the
 /// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
 /// of a body and a line end are alike to them. Groups are dropped.
-fn widen(hir: &Hir, in_parts: bool) -> Hir {
+fn widen(hir: &Hir, in_parts: bool, with_feeds: bool) -> Hir {
+    let inner = |hir: &Hir| widen(hir, in_parts, with_feeds);
     match hir.kind() {
         HirKind::Empty => Hir::empty(),
+        HirKind::Literal(literal) if !with_feeds && literal.0.contains(&b'\n') => Hir::fail(),
         HirKind::Literal(literal) => Hir::literal(literal.0.clone()),
-        HirKind::Class(class) => Hir::class(class.clone()),
+        HirKind::Class(class) if with_feeds => Hir::class(class.clone()),
+        HirKind::Class(Class::Unicode(class)) => {
+            let mut class = class.clone();
+            let feed = regex_syntax::hir::ClassUnicodeRange::new('\n', '\n');
+            class.difference(&ClassUnicode::new([feed]));
+            Hir::class(Class::Unicode(class))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            let mut class = class.clone();
+            let feed = regex_syntax::hir::ClassBytesRange::new(b'\n', b'\n');
+            class.difference(&ClassBytes::new([feed]));
+            Hir::class(Class::Bytes(class))
+        }
         HirKind::Look(Look::Start | Look::StartLF) if in_parts => Hir::empty(),
         HirKind::Look(Look::Start | Look::StartLF) => Hir::look(Look::StartLF),
         HirKind::Look(Look::End | Look::EndLF | Look::StartCRLF | Look::EndCRLF) => Hir::empty(),
         HirKind::Look(boundary) => Hir::look(*boundary),
         HirKind::Repetition(repetition) => Hir::repetition(Repetition {
-            sub: Box::new(widen(&repetition.sub, in_parts)),
+            sub: Box::new(inner(&repetition.sub)),
             ..repetition.clone()
         }),
-        HirKind::Capture(capture) => widen(&capture.sub, in_parts),
-        HirKind::Concat(parts) => {
-            Hir::concat(parts.iter().map(|part| widen(part, in_parts)).collect())
-        }
-        HirKind::Alternation(parts) => {
-            Hir::alternation(parts.iter().map(|part| widen(part, in_parts)).collect())
-        }
+        HirKind::Capture(capture) => inner(&capture.sub),
+        HirKind::Concat(parts) => Hir::concat(parts.iter().map(inner).collect()),
+        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(inner).collect()),
     }
 }
 
@@ -548,6 +587,19 @@ mod tests {
             let pattern = Pattern::build(pattern, false, "").expect("compiles");
             assert_eq!(found(&pattern, &batch), expected, "{pattern:?}");
         }
+    }
+
+    #[test]
+    fn match_that_could_go_on_in_the_next_event_does_not_hide_its_own() {
+        let batch = Batch::from_lines(b"\xff  \n\n\n".to_vec());
+        for pattern in [r"(?:\B\s)+", r"\s+", r"[^b]+"] {
+            let pattern = Pattern::build(pattern, false, "").expect("compiles");
+            assert_eq!(found(&pattern, &batch), [true, false, false], "{pattern:?}");
+        }
+        // In the text of an event a line feed is as good as any other character.
+        let pattern = Pattern::build("[^b]+", false, "").expect("compiles");
+        assert!(pattern.rows().is_none() && pattern.is_match(b"b\n\nb"));
+        assert!(Residue::new([&pattern]).may_match(b"b\n\nb"));
     }
 
     #[test]

@@ -85,14 +85,14 @@ impl TextMatcher {
 
     /// Says whether an event matches, whatever was found before.
     pub(crate) fn matches_body(&mut self, body: &[u8]) -> bool {
-        let is_hit = self.matcher.find(body, 0).is_some();
+        let is_hit = self.matcher.matches_text(body);
         let has_trigger = !self.of_source && find_trigger(body, 0).is_some();
         self.matches(body, is_hit, has_trigger)
     }
 
     /// Says whether the text that was looked at last holds a match of another matcher.
     pub(crate) fn holds(&self, body: &[u8], matcher: &Matcher) -> bool {
-        (0..self.view.layers()).any(|layer| finds(matcher, self.view.text(layer, body)))
+        (0..self.view.layers()).any(|layer| matcher.matches_text(self.view.text(layer, body)))
     }
 
     /// Returns what looks for it in one text.
@@ -120,10 +120,6 @@ impl TextMatcher {
             false => is_hit && self.matcher.confirms(body),
         }
     }
-}
-
-fn finds(matcher: &Matcher, text: &[u8]) -> bool {
-    matcher.find(text, 0).is_some() && matcher.confirms(text)
 }
 
 /// Whether an event may hold letters, digits or marks that are not in its bytes: there is an escape by

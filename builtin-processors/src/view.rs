@@ -190,7 +190,7 @@ impl View {
                 }
             }
         }
-        let mut is_percent = false;
+        let (mut is_percent, mut has_plus) = (false, false);
         for encoding in [
             Encoding::Ansi,
             Encoding::Percent,
@@ -200,6 +200,7 @@ impl View {
             let from = if is_body { body } else { text.as_slice() };
             let is_decoded = match encoding {
                 Encoding::Percent => {
+                    has_plus = has_plus || decode::has_encoded_plus(from);
                     let is_decoded = decode::percent_quickly(from, next);
                     is_percent |= is_decoded;
                     is_decoded

@@ -320,7 +320,7 @@ impl State {
     /// Says whether any target may be hit in the texts of an event with a trigger, apart from its bytes.
     fn may_hit(&mut self, plan: &Plan, body: &[u8]) -> bool {
         self.view.may_hold(body, |text| {
-            plan.gate.find(text, 0).is_some() || plan.residue.find(text, 0).is_some()
+            plan.gate.find(text, 0).is_some() || plan.residue.may_match(text)
         })
     }
 
@@ -343,7 +343,7 @@ impl State {
         let hits = &mut self.hits[layer];
         hits.forget();
         hits.collect(&plan.gate, text, least);
-        hits.residue = rest && plan.residue.find(text, 0).is_some();
+        hits.residue = rest && plan.residue.may_match(text);
     }
 
     fn rest(&mut self) {

@@ -201,6 +201,23 @@ fn ends_stretch(byte: u8) -> bool {
     byte <= b' ' || matches!(byte, 0x7f | b'"' | b'\'' | b'<' | b'>' | b'`')
 }
 
+/// Whether there is a `+` in a stretch that is percent-encoded: mostly it is in the time zone of a log.
+pub(super) fn has_encoded_plus(text: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(found) = text.get(at..).and_then(|rest| memchr::memchr(b'+', rest)) {
+        let plus = at + found;
+        let start = text[at..plus].iter().rposition(|&byte| ends_stretch(byte));
+        let start = start.map_or(at, |edge| at + edge + 1);
+        let length = text[plus..].iter().position(|&byte| ends_stretch(byte));
+        let end = length.map_or(text.len(), |length| plus + length);
+        if find_percent(&text[..end], start).is_some() {
+            return true;
+        }
+        at = end;
+    }
+    false
+}
+
 /// Decodes `+` to a blank in the stretches.
 pub(super) fn plus(from: &[u8], stretches: &[Range<usize>], decoder: &mut Decoder<'_>) {
     for stretch in stretches {
