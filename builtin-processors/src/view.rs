@@ -200,8 +200,11 @@ impl View {
             let from = if is_body { body } else { text.as_slice() };
             let is_decoded = match encoding {
                 Encoding::Percent => {
-                    has_plus = has_plus || decode::has_encoded_plus(from);
                     let is_decoded = decode::percent_quickly(from, next);
+                    let plus_count = |text| memchr::memchr_iter(b'+', text).count();
+                    // One that was written `%2B` stands there only now.
+                    has_plus |= is_decoded && plus_count(next) > plus_count(from)
+                        || decode::has_encoded_plus(from);
                     is_percent |= is_decoded;
                     is_decoded
                 }
@@ -210,10 +213,8 @@ impl View {
                     decode::ansi(from, &mut decoder);
                     decoder.finish()
                 }
-                // Which of them are in what is encoded, only a view knows.
-                Encoding::Plus if is_percent && memchr::memchr(b'+', from).is_some() => {
-                    return true;
-                }
+                // Where they are after that, only a view knows.
+                Encoding::Plus if has_plus => return true,
                 _ => false,
             };
             if !is_decoded {
