@@ -311,7 +311,7 @@ mod tests {
         let mut batch = Batch::from_lines(lines);
         assert_eq!(filter.process(&mut batch).dropped, 6);
         assert_eq!(left(&batch), others.join("\n") + "\n");
-        // The letter of an escape is no letter of the text.
+        // The letter of an escape is not a letter of the text.
         let params = json!({"value": "nlevel", "mode": "keep"});
         let mut filter = Filter::build(serde_json::from_value(params).unwrap()).unwrap();
         let mut batch = Batch::from_lines("{\"m\":\"a\\nlevel\"}\n{\"m\":\"nlevel \\\"\"}\n");

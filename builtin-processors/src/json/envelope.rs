@@ -8,7 +8,7 @@
 /// with a `{`, a `"` or a `[` next to it, as texts often begin with a time in brackets. Blanks may
 /// stand between. The document need not be valid. Takes linear time.
 pub(crate) fn json_start(body: &[u8]) -> Option<usize> {
-    // Nearly every event that holds JSON is told by its first byte.
+    // Nearly every event that holds JSON begins with it.
     if body.first() == Some(&b'{') {
         return Some(0);
     }

@@ -53,7 +53,7 @@ impl Path {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glob {
     ignore_case: bool,
-    /// The parts between the stars; one part if there is no star.
+    /// The parts between the stars; a single part if the key has no star.
     parts: Vec<Part>,
 }
 

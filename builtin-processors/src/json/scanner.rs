@@ -47,8 +47,8 @@ impl<'a> Value<'a> {
         self.start
     }
 
-    /// Returns what a string says; `None` if it is no string, or its escapes say nothing. Bytes that
-    /// are no UTF-8 become replacement characters.
+    /// Returns the decoded string; `None` if the value is not a string, or its escapes are invalid. Bytes that
+    /// are not UTF-8 become replacement characters.
     pub(crate) fn decoded(&self) -> Option<Cow<'a, str>> {
         if let Some(inner) = self.unescaped() {
             return Some(readable(inner));
