@@ -36,6 +36,8 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let streams = [
         stream("plain text", 0, plain),
+        stream("plain text, 5 % with a find", 5, plain),
+        stream("JSON, 5 % with a find", 5, found_in_json),
         stream("JSON without escapes", 0, json_line),
         stream("JSON, 20 % with escapes", 20, json_line),
         stream("JSON, all with escapes", 100, json_line),
@@ -51,6 +53,11 @@ fn main() {
         ("five detectors", "redact", json!({"detectors": five})),
         ("password", "redact", json!({"detectors": ["password"]})),
         ("a keyword", "filter", json!({"value": "DEBUG"})),
+        (
+            "an attribute",
+            "attribute_filter",
+            json!({"attribute": "level", "operator": "equals", "value": "DEBUG"}),
+        ),
     ];
     for stream in &streams {
         for (rule, kind, params) in &rules {
@@ -192,10 +199,12 @@ fn number(random: &mut fastrand::Rng) -> u32 {
     random.u32(10_000..99_999)
 }
 
-fn plain(random: &mut fastrand::Rng, _: bool) -> String {
+const FIND: &str = "536-22-8741";
+
+fn plain(random: &mut fastrand::Rng, has_find: bool) -> String {
     format!(
         "2026-11-28T09:14:02.{}Z INFO checkout worker-{} accepted the order {} of tenant {} after {} us, \
-         queue depth {}, retries {}, cache hit, region eu-central, shard {}, ok",
+         queue depth {}, retries {}, cache hit, region eu-central, shard {}, ok {}",
         number(random),
         number(random) % 16,
         number(random),
@@ -203,7 +212,8 @@ fn plain(random: &mut fastrand::Rng, _: bool) -> String {
         number(random),
         number(random) % 64,
         number(random) % 3,
-        number(random) % 128
+        number(random) % 128,
+        if has_find { FIND } else { "" },
     )
 }
 
@@ -221,6 +231,14 @@ fn json_line(random: &mut fastrand::Rng, encoded: bool) -> String {
         number(random),
         number(random)
     )
+}
+
+fn found_in_json(random: &mut fastrand::Rng, has_find: bool) -> String {
+    let line = json_line(random, false);
+    match has_find {
+        true => line.replace("cache hit", FIND),
+        false => line,
+    }
 }
 
 fn url_line(random: &mut fastrand::Rng, _: bool) -> String {

@@ -17,12 +17,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use streamgate_guest::{Batch, Editor, Event, Processor, Rest, Rewrite, Tally, Verdict};
 
-use crate::{
-    RuleError, Text,
-    matcher::{Matcher, Pattern},
-    text_matcher::TextMatcher,
-    view::TextName,
-};
+use crate::{RuleError, Text, matcher::Pattern, text_matcher::TextMatcher, view::TextName};
 
 /// Drops or keeps events by keyword or pattern.
 #[derive(Debug, Clone)]
@@ -110,8 +105,7 @@ impl Filter {
             }
             (None, None, Some(pattern)) => {
                 let pattern = Pattern::build(&pattern, ignore_case, "/params/pattern")?;
-                let matcher = Matcher::Pattern(Box::new(pattern));
-                TextMatcher::new(matcher, of_source, None::<[&str; 0]>)
+                TextMatcher::pattern(pattern, of_source)
             }
             (None, None, None) => {
                 return Err(RuleError::new(

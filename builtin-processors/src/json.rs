@@ -122,7 +122,7 @@ pub(crate) struct Fields {
 }
 
 /// The number of a node in its tree.
-type State = usize;
+type State = u32;
 
 /// What the steps so far lead to.
 #[derive(Debug, Clone, Default)]
@@ -138,6 +138,10 @@ struct Node {
     is_deep: bool,
     /// The fields of which this is a place, and which of their places: 0 is the likeliest.
     ends: Vec<(usize, usize)>,
+    /// This node, and what stands behind a `**` that follows it.
+    active: Vec<State>,
+    /// Whether it leads to members by their keys as they are, each to one node, and to nothing else.
+    has_exact_keys_only: bool,
 }
 
 /// A value that was found.
@@ -162,15 +166,33 @@ impl Fields {
                 if steps.last() == Some(&Step::AnyDepth) {
                     state = tree.any_child(state);
                 }
-                tree.nodes[state].ends.push((number, rank));
+                tree.nodes[state as usize].ends.push((number, rank));
             }
+        }
+        for number in 0..tree.next_state() {
+            let next = |state: &State| tree.nodes[*state as usize].deep;
+            let active = std::iter::successors(Some(number), next).collect();
+            let node = &mut tree.nodes[number as usize];
+            node.active = active;
+            node.has_exact_keys_only = !node.is_deep
+                && node.indexes.is_empty()
+                && node.each.is_none()
+                && node.any.is_none()
+                && node
+                    .keys
+                    .iter()
+                    .all(|(glob, _)| glob.exact_bytes().is_some());
         }
         tree
     }
 
+    fn next_state(&self) -> State {
+        State::try_from(self.nodes.len()).expect("a rule has far fewer steps")
+    }
+
     fn child(&mut self, state: State, step: &Step) -> State {
-        let new = self.nodes.len();
-        let node = &mut self.nodes[state];
+        let new = self.next_state();
+        let node = &mut self.nodes[state as usize];
         let child = match step {
             Step::Key(glob) => child_of(&mut node.keys, glob, new),
             Step::Index(index) => child_of(&mut node.indexes, index, new),
@@ -187,8 +209,8 @@ impl Fields {
     }
 
     fn any_child(&mut self, state: State) -> State {
-        let new = self.nodes.len();
-        let child = *self.nodes[state].any.get_or_insert(new);
+        let new = self.next_state();
+        let child = *self.nodes[state as usize].any.get_or_insert(new);
         if child == new {
             self.nodes.push(Node::default());
         }
@@ -208,8 +230,7 @@ impl Fields {
             return;
         };
         let mut scanner = Scanner::new(&body[start..]);
-        let mut states = States::default();
-        states.add(&self.nodes, 0);
+        let states = self.states_of(0);
         let _ = self.walk(&mut scanner, &states, 0, &mut visit);
     }
 
@@ -218,7 +239,7 @@ impl Fields {
     fn walk<'a>(
         &self,
         scanner: &mut Scanner<'a>,
-        states: &States,
+        states: &States<'_>,
         depth: usize,
         visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
     ) -> Option<()> {
@@ -229,13 +250,22 @@ impl Fields {
         match kind {
             Kind::Object => {
                 let mut more = scanner.open_object()?;
+                let exact = match states.as_slice() {
+                    &[only] => Some(self.node(only)).filter(|node| node.has_exact_keys_only),
+                    _ => None,
+                };
                 while more {
                     let key = scanner.key()?;
-                    let inner = states.behind(&self.nodes, |node, found| {
-                        let of_key = node.keys.iter().filter(|(glob, _)| glob.matches(&key));
-                        of_key.for_each(|&(_, child)| found(child));
-                    });
-                    self.descend(scanner, &inner, depth + 1, visit)?;
+                    // Nearly all rules name their fields exactly, and nearly all members are no field.
+                    let inner = match exact.map(|node| node.child_of_key(&key)) {
+                        Some(None) => None,
+                        Some(Some(child)) => Some(self.states_of(child)),
+                        None => Some(self.of_member(states, &key)),
+                    };
+                    match inner {
+                        Some(inner) => self.descend(scanner, &inner, depth + 1, visit)?,
+                        None => scanner.skip(depth + 1)?,
+                    }
                     more = scanner.next_member()?;
                 }
                 Some(())
@@ -244,11 +274,7 @@ impl Fields {
                 let mut more = scanner.open_array()?;
                 let mut index = 0;
                 while more {
-                    let inner = states.behind(&self.nodes, |node, found| {
-                        let of_index = node.indexes.iter().filter(|(known, _)| *known == index);
-                        of_index.for_each(|&(_, child)| found(child));
-                        node.each.into_iter().for_each(found);
-                    });
+                    let inner = self.of_element(states, index);
                     self.descend(scanner, &inner, depth + 1, visit)?;
                     index += 1;
                     more = scanner.next_element()?;
@@ -264,11 +290,14 @@ impl Fields {
     fn descend<'a>(
         &self,
         scanner: &mut Scanner<'a>,
-        states: &States,
+        states: &States<'_>,
         depth: usize,
         visit: &mut impl FnMut(Hit<'a, '_>) -> ControlFlow<()>,
     ) -> Option<()> {
-        let nodes = || states.iter().map(|state| &self.nodes[state]);
+        if states.as_slice().is_empty() {
+            return scanner.skip(depth);
+        }
+        let nodes = || states.as_slice().iter().map(|&state| self.node(state));
         let is_container = matches!(scanner.kind()?, Kind::Object | Kind::Array);
         let leads_on = is_container && nodes().any(Node::leads_on);
         if nodes().all(|node| node.ends.is_empty()) {
@@ -303,7 +332,79 @@ impl Fields {
     }
 }
 
+impl Fields {
+    /// Returns the states that a node has.
+    fn states_of(&self, node: State) -> States<'_> {
+        States::Known(&self.node(node).active)
+    }
+
+    fn node(&self, state: State) -> &Node {
+        &self.nodes[state as usize]
+    }
+
+    /// Returns the states of a member with that key.
+    fn of_member(&self, states: &States<'_>, key: &Value<'_>) -> States<'_> {
+        let mut inner = States::none();
+        // Nearly every key is compared as it is written: only globs and escapes need it decoded.
+        let written = key.unescaped();
+        let mut decoded = None;
+        for &state in states.as_slice() {
+            for (glob, child) in &self.node(state).keys {
+                let is_meant = match (glob.exact_bytes(), written) {
+                    (Some(exact), Some(written)) => exact == written,
+                    _ => glob.matches(decoded.get_or_insert_with(|| text(key))),
+                };
+                if is_meant {
+                    inner.add(&self.nodes, *child);
+                }
+            }
+            self.add_whatever_the_key(&mut inner, state);
+        }
+        inner
+    }
+
+    /// Returns the states of the element with that index.
+    fn of_element(&self, states: &States<'_>, index: usize) -> States<'_> {
+        let mut inner = States::none();
+        for &state in states.as_slice() {
+            let node = self.node(state);
+            for (_, child) in node.indexes.iter().filter(|(known, _)| *known == index) {
+                inner.add(&self.nodes, *child);
+            }
+            if let Some(each) = node.each {
+                inner.add(&self.nodes, each);
+            }
+            self.add_whatever_the_key(&mut inner, state);
+        }
+        inner
+    }
+
+    /// Adds what a state leads to whatever the key or the index.
+    fn add_whatever_the_key(&self, inner: &mut States<'_>, state: State) {
+        let node = self.node(state);
+        if let Some(any) = node.any {
+            inner.add(&self.nodes, any);
+        }
+        if node.is_deep {
+            inner.add(&self.nodes, state);
+        }
+    }
+}
+
 impl Node {
+    /// Returns what the key leads to, if keys alone lead on and no two are alike.
+    fn child_of_key(&self, key: &Value<'_>) -> Option<State> {
+        let find = |key: &[u8]| {
+            let mut keys = self.keys.iter();
+            keys.find(|(glob, _)| glob.exact_bytes() == Some(key))
+        };
+        let found = match key.unescaped() {
+            Some(written) => find(written),
+            None => find(text(key).as_bytes()),
+        };
+        found.map(|&(_, child)| child)
+    }
+
     fn leads_on(&self) -> bool {
         self.is_deep
             || !self.keys.is_empty()
@@ -327,51 +428,56 @@ const INLINE_STATES: usize = 8;
 /// The nodes that the steps to a value lead to.
 ///
 /// **Shape**: no node is in it twice, so that it has at most as many as the rule has steps.
-#[derive(Default)]
-struct States {
-    inline: [State; INLINE_STATES],
-    count: usize,
-    more: Vec<State>,
+enum States<'t> {
+    /// As one node has them.
+    Known(&'t [State]),
+    Few([State; INLINE_STATES], usize),
+    Many(Vec<State>),
 }
 
-impl States {
-    fn iter(&self) -> impl Iterator<Item = State> {
-        let inline = &self.inline[..self.count.min(INLINE_STATES)];
-        inline.iter().chain(&self.more).copied()
+impl States<'_> {
+    fn none() -> Self {
+        Self::Known(&[])
     }
 
-    /// Adds a node, and what stands behind a `**` that follows it.
-    fn add(&mut self, nodes: &[Node], state: State) {
-        let mut next = Some(state);
-        while let Some(state) = next {
+    fn as_slice(&self) -> &[State] {
+        match self {
+            Self::Known(states) => states,
+            Self::Few(states, count) => &states[..*count],
+            Self::Many(states) => states,
+        }
+    }
+
+    /// Adds the states that a node has.
+    fn add(&mut self, nodes: &[Node], node: State) {
+        for &state in &nodes[node as usize].active {
             // A node has one way to it, but a deep one also stays from the level above.
-            if nodes[state].is_deep && self.iter().any(|known| known == state) {
+            if nodes[state as usize].is_deep && self.as_slice().contains(&state) {
                 return;
             }
-            match self.inline.get_mut(self.count) {
-                Some(slot) => *slot = state,
-                None => self.more.push(state),
-            }
-            self.count += 1;
-            next = nodes[state].deep;
+            self.push(state);
         }
     }
 
-    /// Returns the states of a member or an element: what `children` finds in each node, and what
-    /// does not depend on the key.
-    fn behind(&self, nodes: &[Node], children: impl Fn(&Node, &mut dyn FnMut(State))) -> Self {
-        let mut inner = Self::default();
-        for state in self.iter() {
-            let node = &nodes[state];
-            children(node, &mut |child| inner.add(nodes, child));
-            if let Some(any) = node.any {
-                inner.add(nodes, any);
+    fn push(&mut self, state: State) {
+        match self {
+            Self::Known(states) => {
+                let mut few = [0; INLINE_STATES];
+                few[0] = state;
+                *self = match states.is_empty() {
+                    true => Self::Few(few, 1),
+                    false => Self::Many([states, [state].as_slice()].concat()),
+                };
             }
-            if node.is_deep {
-                inner.add(nodes, state);
+            Self::Few(states, count) if *count < INLINE_STATES => {
+                states[*count] = state;
+                *count += 1;
             }
+            Self::Few(states, _) => {
+                *self = Self::Many([states.as_slice(), [state].as_slice()].concat());
+            }
+            Self::Many(states) => states.push(state),
         }
-        inner
     }
 }
 

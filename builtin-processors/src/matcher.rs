@@ -21,6 +21,7 @@ use crate::{
     RuleError,
     scan::{ByteSet, Gate, Rows, SHORTEST_WORD, Words},
     shown,
+    view::Alphabet,
 };
 
 /// Longest pattern or keyword, in bytes.
@@ -306,6 +307,23 @@ impl Pattern {
         }
     }
 
+    /// Returns what the scan has its hits in, in a text that does not have them in its encoded form.
+    pub(crate) fn alphabet(&self) -> Alphabet {
+        match self.rows() {
+            Some(rows) => rows.alphabet(),
+            None => {
+                let mut inside = ByteSet::default();
+                match add_bytes(&self.in_texts, &mut inside) {
+                    Some(()) => Alphabet {
+                        inside,
+                        ..Alphabet::default()
+                    },
+                    None => Alphabet::ALL,
+                }
+            }
+        }
+    }
+
     pub(crate) fn find(&self, slice: &[u8], at: usize) -> Option<usize> {
         match &self.scan {
             Scan::Rows { gate, .. } => gate.find(slice, at),
@@ -534,6 +552,37 @@ fn widen(hir: &Hir, in_parts: bool, with_feeds: bool) -> Hir {
         HirKind::Concat(parts) => Hir::concat(parts.iter().map(inner).collect()),
         HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(inner).collect()),
     }
+}
+
+/// Adds the bytes that a match may hold. `None` if it also depends on what stands around.
+fn add_bytes(hir: &Hir, bytes: &mut ByteSet) -> Option<()> {
+    match hir.kind() {
+        HirKind::Empty => {}
+        HirKind::Look(_) => return None,
+        HirKind::Literal(literal) => literal.0.iter().for_each(|&byte| bytes.insert(byte)),
+        HirKind::Class(Class::Bytes(class)) => {
+            for range in class.ranges() {
+                (range.start()..=range.end()).for_each(|byte| bytes.insert(byte));
+            }
+        }
+        HirKind::Class(Class::Unicode(class)) => {
+            for range in class.ranges() {
+                let ascii = u32::from(range.start())..=u32::from(range.end()).min(0x7f);
+                ascii.for_each(|byte| bytes.insert(u8::try_from(byte).unwrap_or_default()));
+                if !range.end().is_ascii() {
+                    (0x80..=u8::MAX).for_each(|byte| bytes.insert(byte));
+                }
+            }
+        }
+        HirKind::Repetition(repetition) => add_bytes(&repetition.sub, bytes)?,
+        HirKind::Capture(capture) => add_bytes(&capture.sub, bytes)?,
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            for part in parts {
+                add_bytes(part, bytes)?;
+            }
+        }
+    }
+    Some(())
 }
 
 /// The last line of a syntax error is what went wrong; the lines before it draw the pattern.

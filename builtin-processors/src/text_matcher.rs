@@ -4,8 +4,8 @@ use streamgate_guest::Event;
 
 use crate::{
     RuleError,
-    matcher::Matcher,
-    view::{View, find_trigger},
+    matcher::{Matcher, Pattern},
+    view::{Alphabet, View, find_trigger},
 };
 
 /// There is none.
@@ -18,8 +18,8 @@ pub(crate) struct TextMatcher {
     matcher: Matcher,
     /// Whether it looks at the bytes of events only.
     of_source: bool,
-    /// Whether only the rarer escapes can be a part of what is looked for, see [`has_rare_escape`].
-    is_plain: bool,
+    /// What a match can be made of.
+    alphabet: Alphabet,
     view: View,
     /// Where in the slice the matcher has its next hit, and where the next trigger is.
     hit: usize,
@@ -27,18 +27,15 @@ pub(crate) struct TextMatcher {
 }
 
 impl TextMatcher {
-    /// Looks for what `matcher` finds. `keywords` are what it looks for, if these are texts.
-    pub(crate) fn new<'a>(
-        matcher: Matcher,
-        of_source: bool,
-        keywords: Option<impl IntoIterator<Item = &'a str>>,
-    ) -> Self {
-        let is_plain_word = |word: &str| {
-            let from_escape = |byte: u8| byte < b' ' || b"\"'\\/".contains(&byte);
-            !word.bytes().any(from_escape)
-        };
+    /// Looks for a pattern.
+    pub(crate) fn pattern(pattern: Pattern, of_source: bool) -> Self {
+        let alphabet = pattern.alphabet();
+        Self::new(Matcher::Pattern(Box::new(pattern)), alphabet, of_source)
+    }
+
+    fn new(matcher: Matcher, alphabet: Alphabet, of_source: bool) -> Self {
         Self {
-            is_plain: keywords.is_some_and(|words| words.into_iter().all(is_plain_word)),
+            alphabet,
             matcher,
             of_source,
             view: View::default(),
@@ -57,8 +54,11 @@ impl TextMatcher {
         of_source: bool,
     ) -> Result<Self, RuleError> {
         let matcher = Matcher::keywords(keywords, ignore_case)?;
-        let words = keywords.iter().map(|(_, word)| word.as_str());
-        Ok(Self::new(matcher, of_source, Some(words)))
+        let alphabet = match &matcher {
+            Matcher::Pattern(pattern) => pattern.alphabet(),
+            _ => Alphabet::of_words(keywords.iter().map(|(_, word)| word.as_str())),
+        };
+        Ok(Self::new(matcher, alphabet, of_source))
     }
 
     /// Finds a byte of the next event that may match, at or after `at`. At 0 it is another slice.
@@ -106,34 +106,16 @@ impl TextMatcher {
     }
 
     fn matches(&mut self, body: &[u8], is_hit: bool, has_trigger: bool) -> bool {
-        // A word that an ordinary escape is no part of is in the bytes, or it is not in the text.
-        let may_be_encoded = has_trigger && !is_hit && (!self.is_plain || has_rare_escape(body));
         let matcher = &self.matcher;
-        let needs_view = has_trigger && is_hit
-            || may_be_encoded
-                && self
+        let needs_view = has_trigger
+            && (is_hit
+                || self
                     .view
-                    .may_hold(body, |text| matcher.find(text, 0).is_some());
+                    .may_hold(body, &self.alphabet, |text| matcher.find(text, 0).is_some()));
         self.view.begin(body, needs_view);
         match needs_view {
             true => self.holds(body, &self.matcher),
             false => is_hit && self.matcher.confirms(body),
         }
     }
-}
-
-/// Whether an event may hold letters, digits or marks that are not in its bytes: there is an escape by
-/// number, percent-encoding or a terminal code. Other escapes are of quotes, slashes and control characters.
-fn has_rare_escape(body: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(trigger) = find_trigger(body, at) {
-        match (body[trigger], body.get(trigger + 1)) {
-            (b'\\', Some(b'\\' | b'"' | b'/' | b'n' | b't' | b'r' | b'b' | b'f')) => {
-                at = trigger + 1
-            }
-            _ => return true,
-        }
-        // A row of backslashes may end with any escape, of JSON inside JSON.
-    }
-    false
 }

@@ -22,11 +22,13 @@ use std::{mem, ops::Range};
 
 use serde::Deserialize;
 
+pub(crate) use alphabet::Alphabet;
 pub(crate) use lexer::{Kind, NONE, Node, Structure};
 pub(crate) use regions::Region;
 
 use self::map::{Decoder, Map};
 
+mod alphabet;
 mod decode;
 mod lexer;
 mod map;
@@ -160,13 +162,21 @@ impl View {
         }
     }
 
-    /// Says whether one of the texts of an event with a trigger may hold something, other than its bytes:
-    /// `holds` is shown texts, from which a match in any layer cannot be missing. It is a quick look, without
+    /// Says whether one of the texts of an event with a trigger may hold something of that alphabet that its
+    /// bytes do not hold: `holds` is shown texts, from which a match in any layer cannot be missing. It is a quick look, without
     /// the structure of the event: most events hold nothing, and need no view.
     ///
     /// In JSON, backslashes stand in texts only, so that their escapes can be removed without knowing where
     /// these begin. What would be otherwise in one layer is so in the bytes, or the answer is yes.
-    pub(crate) fn may_hold(&mut self, body: &[u8], mut holds: impl FnMut(&[u8]) -> bool) -> bool {
+    pub(crate) fn may_hold(
+        &mut self,
+        body: &[u8],
+        alphabet: &Alphabet,
+        mut holds: impl FnMut(&[u8]) -> bool,
+    ) -> bool {
+        if !alphabet.may_be_encoded(body) {
+            return false;
+        }
         let has_backslash = memchr::memchr(b'\\', body).is_some();
         // Elsewhere than in JSON from the first byte on, it depends on the structure what is an escape.
         if has_backslash && !lexer::begins_json(body) {

@@ -77,10 +77,21 @@ fn has_any(text: &[u8], words: &[&str]) -> bool {
 }
 
 fn has(text: &[u8], word: &[u8]) -> bool {
-    (0..text.len()).any(|at| match length_at(&text[at..], word) {
+    let Some(&first) = word.first() else {
+        return false;
+    };
+    let is_here = |at: usize| match length_at(&text[at..], word) {
         Some(length) => stands_alone(text, at, at + length),
         None => false,
-    })
+    };
+    match first {
+        // Upper and lower case of other scripts may differ in the first byte too.
+        0x80.. => (0..text.len()).any(is_here),
+        _ => {
+            let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
+            memchr::memchr2_iter(lower, upper, text).any(is_here)
+        }
+    }
 }
 
 /// Returns how many bytes of the text the word takes, if the text begins with it.

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::scanner::Scanner;
-use super::{Number, scanner::Kind};
+use super::{Number, scanner::Kind, text};
 
 /// Where a member of an object is, or would be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,7 +41,11 @@ pub(crate) fn find(body: &[u8], key: &str) -> Option<Member> {
     let mut end = scanner.position();
     let has_members = more;
     while more {
-        let is_it = scanner.key()? == key;
+        let name = scanner.key()?;
+        let is_it = match name.unescaped() {
+            Some(written) => written == key.as_bytes(),
+            None => text(&name) == key,
+        };
         let value = scanner.value(1)?;
         end = value.start() + value.raw().len();
         // Of a key that stands twice, most parsers take the last.

@@ -125,6 +125,14 @@ impl Glob {
         }
     }
 
+    /// Returns the bytes of the key if only one is meant, in this case.
+    pub(super) fn exact_bytes(&self) -> Option<&[u8]> {
+        match self.parts.as_slice() {
+            [only] if !self.ignore_case => Some(only.text.as_bytes()),
+            _ => None,
+        }
+    }
+
     /// Returns what stands behind the part, with which the key must begin.
     fn behind<'k>(&self, key: &'k str, part: &Part) -> Option<&'k str> {
         let mut chars = key.chars();

@@ -115,10 +115,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a key and the colon behind it.
-    pub(super) fn key(&mut self) -> Option<Cow<'a, str>> {
+    pub(super) fn key(&mut self) -> Option<Value<'a>> {
         let value = self.string()?;
         self.expect(b':')?;
-        Some(value.decoded().unwrap_or_else(|| readable(value.raw)))
+        Some(value)
     }
 
     /// Goes on behind the value of a member; says whether there is another member.

@@ -16,7 +16,7 @@ use streamgate_guest::{
 use crate::{
     matcher::Residue,
     scan::{Gate, Hit},
-    view::{View, find_trigger},
+    view::{Alphabet, View, find_trigger},
 };
 
 use super::{
@@ -56,6 +56,8 @@ struct Plan {
     rules: Vec<usize>,
     /// For each rule, its first target; and the number of all, at the end.
     first_targets: Vec<usize>,
+    /// What a match of any target can be made of.
+    alphabet: Alphabet,
     /// The targets that have no rows, ascending.
     without_rows: Vec<usize>,
     /// The rules that look at the bytes of events with views, ascending.
@@ -134,6 +136,9 @@ impl Engine {
         let plan = Plan {
             gate: Gate::new(with_rows),
             residue,
+            alphabet: patterns().fold(Alphabet::default(), |all, pattern| {
+                all.union(&pattern.alphabet())
+            }),
             without_rows: without_rows.map(|(at, _)| at).collect(),
             rules: rule_of,
             first_targets,
@@ -234,10 +239,13 @@ impl State {
                     NOWHERE
                         if hits.residue && without_rows.binary_search(&(base + target)).is_ok() =>
                     {
-                        Some(Known::Nothing)
+                        Some(Known::default())
                     }
                     NOWHERE => None,
-                    hit => Some(Known::Hits(hit, hits.last[base + target])),
+                    hit => Some(Known {
+                        hits: Some((hit, hits.last[base + target])),
+                        first_match: None,
+                    }),
                 }
             };
             let (view, scratch) = (&mut self.view, &mut self.scratch);
@@ -319,7 +327,7 @@ impl State {
 
     /// Says whether any target may be hit in the texts of an event with a trigger, apart from its bytes.
     fn may_hit(&mut self, plan: &Plan, body: &[u8]) -> bool {
-        self.view.may_hold(body, |text| {
+        self.view.may_hold(body, &plan.alphabet, |text| {
             plan.gate.find(text, 0).is_some() || plan.residue.may_match(text)
         })
     }

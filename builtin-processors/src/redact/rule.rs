@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
-use regex_automata::util::captures::Captures;
+use regex_automata::{Match, util::captures::Captures};
 use serde::Deserialize;
 
 use crate::{
@@ -110,6 +110,14 @@ pub(super) enum Applied {
     Dropped,
     /// The new body takes more room than there is.
     NoRoom,
+}
+
+/// The first match of a target in a layer that was searched as a whole.
+#[derive(Debug, Clone, Copy)]
+struct FirstMatch {
+    layer: usize,
+    target: usize,
+    range: Match,
 }
 
 /// Scratch space for one body at a time.
@@ -247,11 +255,21 @@ impl Rule {
         scratch.found.clear();
         scratch.allowed.clear();
         scratch.texts.clear();
-        // To read an event takes longer than to look whether that is needed.
-        let is_asked = self.fields.is_some() || view.is_read();
-        if !is_asked && !self.may_match(body, view, &hits) {
-            return Applied::Not;
+        // To read an event takes longer than to look whether that is needed. One with a trigger is read.
+        let mut first = None;
+        if self.fields.is_none() && !view.is_read() {
+            first = self.first_match(body, view, &hits);
+            if first.is_none() {
+                return Applied::Not;
+            }
         }
+        let hits = |layer: usize, target: usize| {
+            let first = first.filter(|first| (first.layer, first.target) == (layer, target));
+            hits(layer, target).map(|known| Known {
+                first_match: first.map(|first| first.range),
+                ..known
+            })
+        };
         let structure = view.read(body);
         let is_broken = structure == Structure::Unreadable || view.is_broken_inside();
         let tags = matches!(self.action, Action::Tag);
@@ -307,27 +325,24 @@ impl Rule {
         }
     }
 
-    /// Whether a target matches anywhere in the texts, if nothing is asked of the place.
-    fn may_match(
+    /// Finds a match in the texts, each searched as a whole.
+    fn first_match(
         &self,
         body: &[u8],
         view: &View,
         hits: &impl Fn(usize, usize) -> Option<Known>,
-    ) -> bool {
-        if self.looks_at_source() && !view.is_source(0) {
-            return true;
-        }
-        let mut layers = 0..view.layers();
-        layers.any(|layer| {
+    ) -> Option<FirstMatch> {
+        (0..view.layers()).find_map(|layer| {
             let text = view.text(layer, body);
-            self.targets.iter().enumerate().any(|(number, target)| {
-                let hit = match hits(layer, number) {
-                    None => return false,
-                    Some(Known::Nothing) => None,
-                    Some(Known::Hits(first, _)) => Some(first),
-                };
-                let found = target.pattern.next_match(text, 0..text.len(), hit, None);
-                found.is_some()
+            let mut targets = self.targets.iter().enumerate();
+            targets.find_map(|(target, Target { pattern, .. })| {
+                let hit = hits(layer, target)?.first_hit(0);
+                let range = pattern.next_match(text, 0..text.len(), hit, None)?;
+                Some(FirstMatch {
+                    layer,
+                    target,
+                    range,
+                })
             })
         })
     }
@@ -388,7 +403,7 @@ impl Rule {
             for (number, target) in targets.iter().enumerate() {
                 let known = match view.is_source(0) {
                     true => hits(0, number),
-                    false => Some(Known::Nothing),
+                    false => Some(Known::default()),
                 };
                 if let Some(known) = known {
                     search.match_source(number, target, known)?;
@@ -418,7 +433,7 @@ impl Rule {
             for (number, target) in targets.iter().enumerate() {
                 // Where a part of the text is one, patterns know other anchors than the gate.
                 let known = match about {
-                    Some(_) if target.detector.is_none() => Some(Known::Nothing),
+                    Some(_) if target.detector.is_none() => Some(Known::default()),
                     _ => hits(layer, number),
                 };
                 if let Some(known) = known {

@@ -20,29 +20,26 @@ const MOST_LOOKS: usize = 16;
 /// The same, for short texts; in bytes.
 const FREE_LOOKS: usize = 64 * 1024;
 
-/// What is known of the hits of a target in a text.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Known {
-    Nothing,
-    /// The first and the last place.
-    Hits(usize, usize),
+/// What is known of a target in a text before it is searched.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// The first and the last place where the gate has a hit.
+    pub(super) hits: Option<(usize, usize)>,
+    /// The first match, if the text is searched as a whole.
+    pub(super) first_match: Option<Match>,
 }
 
 impl Known {
     /// Whether there may be a match at or after `at`.
     fn may_be(self, at: usize) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::Hits(_, last) => at <= last,
-        }
+        self.hits.is_none_or(|(_, last)| at <= last)
     }
 
     /// The first hit at or after `at`, if that is known.
-    fn first(self, at: usize) -> Option<usize> {
-        match self {
-            Self::Hits(first, _) if at <= first => Some(first),
-            _ => None,
-        }
+    pub(super) fn first_hit(self, at: usize) -> Option<usize> {
+        self.hits
+            .map(|(first, _)| first)
+            .filter(|&first| at <= first)
     }
 }
 
@@ -124,6 +121,14 @@ impl<'a> Cursor<'a> {
         mut captures: Option<&mut Captures>,
     ) -> Option<(Match, usize)> {
         let length = self.text.len();
+        if self.at == 0
+            && captures.is_none()
+            && let Some(first) = known.first_match
+            && let Some(limit) = self.limit_of(first, at_once)
+        {
+            self.at = first.end();
+            return Some((first, limit));
+        }
         while self.at < length && known.may_be(self.at) {
             let (next, limit, reach) = match self.looks > 0 {
                 true => self.region_at(),
@@ -132,7 +137,7 @@ impl<'a> Cursor<'a> {
             let mut limit = if at_once { reach } else { limit };
             loop {
                 let part = self.at..limit.max(self.at);
-                let hit = known.first(self.at);
+                let hit = known.first_hit(self.at);
                 let found = pattern.next_match(self.text, part, hit, captures.as_deref_mut());
                 let end = found.map_or(limit, |found| found.end());
                 self.looks = self.looks.saturating_sub(end.saturating_sub(self.at));
@@ -154,6 +159,23 @@ impl<'a> Cursor<'a> {
             }
         }
         None
+    }
+
+    /// Returns how far the first match in all of the text could have gone, if the search by regions finds
+    /// it too: no other begins before it, and it ends with its region.
+    fn limit_of(&mut self, first: Match, at_once: bool) -> Option<usize> {
+        let behind = self
+            .regions
+            .partition_point(|region| region.start <= first.start());
+        let Some(region) = behind.checked_sub(1).map(|number| self.regions[number]) else {
+            return Some(self.text.len());
+        };
+        let limit = if at_once { region.reach } else { region.limit };
+        let is_whole = first.end() <= limit;
+        is_whole.then(|| {
+            self.region = behind - 1;
+            limit
+        })
     }
 
     /// Returns where the region of `at` ends, and how far a match in it may go.
@@ -271,7 +293,7 @@ impl Search<'_> {
         for part in &parts.only {
             let inner = &text[part.clone()];
             let mut cursor = Cursor::new(inner, &[]);
-            while let Some((found, _)) = self.next(&mut cursor, pattern, Known::Nothing) {
+            while let Some((found, _)) = self.next(&mut cursor, pattern, Known::default()) {
                 let range = part.start + found.start()..part.start + found.end();
                 self.add_outside(&parts.except, layer, number, range, inner, found.range())?;
             }

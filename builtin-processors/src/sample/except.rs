@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     Literal, RuleError,
     condition::{self, Conditions, JoinedParams},
-    matcher::{Matcher, Pattern},
+    matcher::Pattern,
     parse_at,
     text_matcher::TextMatcher,
 };
@@ -159,8 +159,7 @@ fn text_matcher(params: Params, pointer: &str) -> Result<TextMatcher, RuleError>
         }
         (None, None, Some(pattern)) => {
             let pattern = Pattern::build(&pattern, ignore_case, &format!("{pointer}/pattern"))?;
-            let matcher = Matcher::Pattern(Box::new(pattern));
-            Ok(TextMatcher::new(matcher, false, None::<[&str; 0]>))
+            Ok(TextMatcher::pattern(pattern, false))
         }
         (None, None, None) => Err(RuleError::new(
             "missing_param",

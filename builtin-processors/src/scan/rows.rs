@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use regex_syntax::hir::{Class, Hir, HirKind, Literal};
 
 use super::byte_set::ByteSet;
+use crate::view::Alphabet;
 
 /// Longest row.
 const MAX_PLACES: usize = 24;
@@ -111,6 +112,27 @@ impl Rows {
     pub(crate) fn never_beside(mut self, bytes: ByteSet) -> Self {
         self.never_beside = bytes;
         self
+    }
+
+    /// Returns the bytes that stand at the places of the rows, and those that a row begins with which has
+    /// to stand alone.
+    pub(crate) fn alphabet(&self) -> Alphabet {
+        let mut alphabet = Alphabet {
+            inside: self.beyond,
+            first: ByteSet::default(),
+        };
+        for row in &self.rows {
+            for set in &row.sets {
+                alphabet.inside = alphabet.inside.union(set);
+            }
+            if row.begins && !self.never_beside.is_empty() {
+                alphabet.first = row
+                    .sets
+                    .first()
+                    .map_or(alphabet.first, |set| alphabet.first.union(set));
+            }
+        }
+        alphabet
     }
 
     /// Whether so few positions of log text have a row that it is worth looking for.

@@ -11,14 +11,18 @@ use std::ops::Range;
 use super::{lexer::Node, map::Decoder};
 
 /// A piece of text that an escape stands for.
-struct Escape {
+pub(super) struct Escape {
     /// Bytes of the source.
-    length: usize,
+    pub(super) length: usize,
     text: [u8; 4],
     text_length: usize,
 }
 
 impl Escape {
+    pub(super) fn decoded(&self) -> &[u8] {
+        &self.text[..self.text_length]
+    }
+
     fn byte(length: usize, byte: u8) -> Option<Self> {
         Self::character(length, char::from(byte))
     }
@@ -64,8 +68,7 @@ pub(super) fn escapes(from: &[u8], range: Range<usize>, decoder: &mut Decoder<'_
         }
         match escape(&content[at..]) {
             Some(escape) => {
-                let decoded = &escape.text[..escape.text_length];
-                decoder.put(at..at + escape.length, decoded);
+                decoder.put(at..at + escape.length, escape.decoded());
                 at += escape.length;
             }
             // Nobody knows what it stands for: it is text as it is.
@@ -75,7 +78,7 @@ pub(super) fn escapes(from: &[u8], range: Range<usize>, decoder: &mut Decoder<'_
 }
 
 /// Reads the escape that the bytes begin with.
-fn escape(bytes: &[u8]) -> Option<Escape> {
+pub(super) fn escape(bytes: &[u8]) -> Option<Escape> {
     match bytes.get(1)? {
         byte @ (b'"' | b'\'' | b'\\' | b'/') => Escape::byte(2, *byte),
         b'b' => Escape::byte(2, 8),
