@@ -12,6 +12,7 @@ mod fleet_faults;
 mod fleet_guide;
 mod fleet_signed;
 mod framing;
+mod gate_log;
 mod guests_in_process;
 mod http_ingest;
 mod js_guest;

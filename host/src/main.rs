@@ -1,6 +1,6 @@
 //! The `streamgate` binary: flags, run, print one error, exit code.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
@@ -45,10 +45,10 @@ fn run() -> ExitCode {
         Some(Command::Status(args)) => {
             cli::manifest::status(&args).unwrap_or_else(|error| fail(USAGE, &error))
         }
-        Some(Command::Module(command)) => {
-            telemetry::init();
-            cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error))
-        }
+        Some(Command::Module(command)) => match telemetry::init() {
+            Ok(()) => cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error)),
+            Err(error) => fail(FAILURE, &error),
+        },
         Some(Command::CompileModule {
             cpu_seconds,
             address_space,
@@ -64,7 +64,9 @@ fn serve(settings: Settings) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &error),
     };
-    telemetry::init();
+    if let Err(error) = telemetry::init() {
+        return fail(FAILURE, &error);
+    }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((processors / IO_THREADS_DIVISOR).max(1))
@@ -84,6 +86,7 @@ fn serve(settings: Settings) -> ExitCode {
         // A limit on the size of files (`LimitFSIZE=` of systemd) is an error of that write, like a full
         // disk, and not the end of the process.
         let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+        let _ignored = ignore_signals()?;
         tokio::spawn(end_on_signals(terminate, interrupt, trigger));
         tokio::spawn(server::run(config, end))
             .await
@@ -92,9 +95,23 @@ fn serve(settings: Settings) -> ExitCode {
     // An output that hangs in a write must not hold up the end.
     runtime.shutdown_background();
     match ended {
-        Ok(()) => ExitCode::from(SUCCESS),
+        Ok(()) => {
+            telemetry::finish(None);
+            ExitCode::from(SUCCESS)
+        }
         Err(error) => fail(if error.is_refusal() { USAGE } else { FAILURE }, &error),
     }
+}
+
+/// Signals that would end the process without a drain, and that process managers, log rotation and users
+/// send by mistake, do nothing, as long as what is returned is kept.
+fn ignore_signals() -> std::io::Result<[Signal; 4]> {
+    Ok([
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+        signal(SignalKind::alarm())?,
+    ])
 }
 
 /// The first signal begins the drain, the second ends the process at once.
@@ -109,6 +126,7 @@ async fn end_on_signals(mut terminate: Signal, mut interrupt: Signal, trigger: s
     trigger.begin();
     next().await;
     error!("second signal: ending at once");
+    telemetry::finish(None);
     std::process::exit(i32::from(FAILURE));
 }
 
@@ -116,7 +134,6 @@ fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     let text = error.to_string();
     // One sentence on one line, whatever a message from elsewhere holds.
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    // Where stderr is full or closed the code alone has to say it; `eprintln!` would panic.
-    let _ = writeln!(std::io::stderr(), "streamgate: {text}");
+    telemetry::finish(Some(&format!("streamgate: {text}")));
     ExitCode::from(code)
 }

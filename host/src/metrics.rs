@@ -14,6 +14,7 @@ use prometheus_client::{
 
 use crate::{
     books::Stats, config_store::redis::Fault, fleet::Counters, gate::Status, outputs::OutputStatus,
+    telemetry,
 };
 
 /// The content type of what [`write()`] returns: OpenMetrics 1.0, which Prometheus reads.
@@ -394,6 +395,16 @@ fn of_disks(families: &mut Vec<Family>, status: &Status) {
         "Bytes that were passed over since the output was made, since they are damaged",
         |output| Some(output.spool.as_ref()?.damaged_bytes),
     );
+    let task_failures = status.outputs.iter().map(|output| {
+        let labels = [("output", output.id.as_str()), ("type", &output.kind)];
+        series(labels, output.task_failures)
+    });
+    families.push(family(
+        Kind::Counter,
+        "streamgate_output_task_failures",
+        "Tasks of the output that panicked",
+        task_failures,
+    ));
 }
 
 fn of_modules(families: &mut Vec<Family>, status: &Status) {
@@ -513,6 +524,12 @@ fn of_process(families: &mut Vec<Family>, status: &Status) {
         "What they take",
         status.memory.used_bytes,
     );
+    families.push(family(
+        Kind::Counter,
+        "streamgate_log_lines_dropped",
+        "Log lines that stderr did not take",
+        [series([], telemetry::dropped_lines())],
+    ));
 }
 
 fn family(

@@ -28,6 +28,8 @@ struct State {
     bytes: Mutex<Vec<u8>>,
     overflowed: AtomicBool,
     ended: AtomicBool,
+    /// Held while the stream is not read.
+    reads: Mutex<()>,
 }
 
 impl Capture {
@@ -39,6 +41,7 @@ impl Capture {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(read @ 1..) = stream.read(&mut buffer) {
                 writer.push(&buffer[..read]);
+                drop(writer.pause());
             }
             writer.state.ended.store(true, Ordering::SeqCst);
         });
@@ -48,6 +51,14 @@ impl Capture {
     /// Nothing, because there is no stream.
     pub(crate) fn none() -> Self {
         Self::of(std::io::empty())
+    }
+
+    /// Lets the stream not be read, but for once more, while the guard lives.
+    pub(crate) fn pause(&self) -> MutexGuard<'_, ()> {
+        self.state
+            .reads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends bytes.

@@ -410,25 +410,32 @@ impl Gate {
         self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).expect("a pid");
         let pid = Pid::from_raw(pid).expect("a pid");
         kill_process(pid, signal).expect("our child");
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended, whether its output was read or not.
     #[track_caller]
-    pub(crate) fn wait(&mut self) -> Ended {
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         let mut status = None;
         let ended = holds_within(END_WITHIN, || {
             status = self.process.try_wait().expect("our child");
             status.is_some()
         });
         assert!(ended, "the gate does not end");
+        status.expect("it ended")
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> Ended {
+        let status = self.wait_for_exit();
         self.stdout.wait_for_end();
         self.stderr.wait_for_end();
         Ended {
-            status: status.expect("it ended"),
+            status,
             stdout: self.stdout.bytes(),
             stderr: self.stderr.text(),
         }
