@@ -16,6 +16,10 @@ pub const TRUNCATED: &[u8] = b" [truncated]";
 /// across the limit is found as long as its end is within this.
 pub const LOOK_AHEAD_BYTES: usize = 4096;
 
+/// How Windows programs begin a text in UTF-8. At the beginning of a connection, datagram or body it is no
+/// part of the first event.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Least value of the limit, in bytes.
 pub const MIN_EVENT_BYTES: usize = 64;
 
@@ -131,6 +135,15 @@ impl Framer {
     fn cut(&mut self, line: &mut [u8]) -> usize {
         self.skipping = true;
         cut_behind_look_ahead(line, self.max_event_bytes)
+    }
+}
+
+/// Returns what ends a line that came without a line feed. A CR at its end is a part of it, and must not
+/// become the half of a line ending.
+pub fn line_ending(line: &[u8]) -> &'static [u8] {
+    match line.ends_with(b"\r") {
+        true => b"\r\n",
+        false => b"\n",
     }
 }
 

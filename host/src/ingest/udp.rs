@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     Intake, Lane,
-    framing::{TRUNCATED, cut_long_lines},
+    framing::{BYTE_ORDER_MARK, TRUNCATED, cut_long_lines, line_ending},
 };
 use crate::{
     books::{Ingest, ShedReason},
@@ -206,6 +206,12 @@ impl Receiver {
 
     /// Appends the lines of a datagram to the batch; an empty datagram has none.
     fn gather(&mut self, from: usize, length: usize, truncated: bool) {
+        let datagram = &self.datagrams[from..from + length];
+        let mark = match datagram.starts_with(BYTE_ORDER_MARK) {
+            true => BYTE_ORDER_MARK.len(),
+            false => 0,
+        };
+        let (from, length) = (from + mark, length - mark);
         if length == 0 {
             return;
         }
@@ -242,8 +248,9 @@ impl Receiver {
             cut = 1;
         }
         if free[end - 1] != b'\n' {
-            free[end] = b'\n';
-            end += 1;
+            let ending = line_ending(&free[..end]);
+            free[end..end + ending.len()].copy_from_slice(ending);
+            end += ending.len();
         }
         let long = cut_long_lines(free, end, self.intake.limits.max_event_bytes);
         self.filled = start + long.end;
