@@ -116,7 +116,7 @@ fn as_text(text: &[u8]) -> Value {
 fn strict_value(text: &[u8]) -> Option<Value> {
     // The one event here whose escapes a strict reader does not take.
     let text = String::from_utf8_lossy(text).replace(LONE, "\\ufffd");
-    serde_json::from_str(&text).ok()
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).ok()
 }
 
 const LONE: &str = "\\udbff";

@@ -16,10 +16,6 @@ pub const TRUNCATED: &[u8] = b" [truncated]";
 /// across the limit is found as long as its end is within this.
 pub const LOOK_AHEAD_BYTES: usize = 4096;
 
-/// How Windows programs begin a text in UTF-8. At the beginning of a connection, datagram or body it is no
-/// part of the first event.
-pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// Least value of the limit, in bytes.
 pub const MIN_EVENT_BYTES: usize = 64;
 

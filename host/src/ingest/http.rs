@@ -11,7 +11,7 @@
 //! | anything else, or none | each line; so NDJSON too |
 //!
 //! A JSON element that is a string is the event's text, unless it holds a line end; any other
-//! element is its JSON text, on one line. A UTF-8 byte order mark at the beginning of a body is no part of it.
+//! element is its JSON text, on one line. A byte order mark before JSON is no part of it.
 //! `Content-Encoding` may be `gzip`, `deflate` or `zstd`, one of them; limits apply to what comes out of
 //! it, while it comes out. Several compressed streams may follow one another; anything else behind one
 //! is refused, but for zeros behind gzip, with which tapes and blocks are filled up.
@@ -53,7 +53,7 @@ use tokio_util::io::StreamReader;
 
 use super::{
     Intake,
-    framing::{BYTE_ORDER_MARK, Framer, cut_long_lines, line_ending},
+    framing::{Framer, cut_long_lines, line_ending},
 };
 use crate::{
     books::Ingest,
@@ -262,7 +262,7 @@ async fn read_events(
     if announced.is_some_and(|length| length > limit) {
         return Err(Refusal::TooLarge(limit));
     }
-    let body = without_mark(decoded(headers, body)?).await?;
+    let body = decoded(headers, body)?;
     let content_type = text_of(headers, header::CONTENT_TYPE).to_ascii_lowercase();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let take: fn(&Arc<Intake>, &[u8]) -> Result<Events, Refusal> = match essence {
@@ -429,18 +429,6 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for GzipMembers<R> {
     }
 }
 
-/// Takes the byte order mark off the beginning of a body.
-async fn without_mark(mut body: Reader) -> Result<Reader, Refusal> {
-    let mut begin = Vec::with_capacity(BYTE_ORDER_MARK.len());
-    let mut first = (&mut body).take(BYTE_ORDER_MARK.len() as u64);
-    let read = first.read_to_end(&mut begin).await;
-    read.map_err(|error| Refusal::Undecodable(describe(&error)))?;
-    if begin == BYTE_ORDER_MARK {
-        return Ok(body);
-    }
-    Ok(Box::pin(io::Cursor::new(begin).chain(body)))
-}
-
 /// Reads a body of lines straight into blocks.
 async fn read_lines(
     intake: &Arc<Intake>,
@@ -573,6 +561,8 @@ fn framed_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
 /// Makes events of a JSON document, or of several in a row.
 fn json_events(intake: &Arc<Intake>, text: &[u8]) -> Result<Events, Refusal> {
     let mut writer = EventWriter::new(intake);
+    // Windows programs begin a text in UTF-8 with a byte order mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let parsed = if first == Some(&b'[') {

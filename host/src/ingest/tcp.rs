@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{
     Intake, Lane,
-    framing::{BYTE_ORDER_MARK, Framer, line_ending, withheld_line},
+    framing::{Framer, line_ending, withheld_line},
 };
 use crate::{
     books::Ingest,
@@ -117,8 +117,6 @@ struct Connection {
     window: Arc<Semaphore>,
     framer: Framer,
     partial: Partial,
-    /// Nothing was read yet, or only what may be a part of the byte order mark.
-    begins: bool,
     size: BlockSize,
     small_reads: u32,
     shutdown: Shutdown,
@@ -134,7 +132,6 @@ impl Connection {
             window: Arc::new(Semaphore::new(WINDOW_BLOCKS)),
             framer: Framer::new(intake.limits.max_event_bytes),
             partial: Partial::Nothing,
-            begins: true,
             size: BlockSize::SMALL,
             small_reads: 0,
             shutdown,
@@ -182,17 +179,7 @@ impl Connection {
                 self.keep(block, 0..carried);
                 return Ok(());
             }
-            let (mut carried, mut filled) = (carried, carried + read);
-            if self.begins {
-                let found = &block.buffer_mut()[..filled];
-                let marked = found.starts_with(BYTE_ORDER_MARK);
-                self.begins = !marked && BYTE_ORDER_MARK.starts_with(found);
-                if marked {
-                    let mark = BYTE_ORDER_MARK.len();
-                    block.buffer_mut().copy_within(mark..filled, 0);
-                    (carried, filled) = (0, filled - mark);
-                }
-            }
+            let filled = carried + read;
             let framed = self.framer.frame(block.buffer_mut(), carried, filled);
             self.adapt(filled, limit);
             self.lane.note_truncated(framed.truncated);

@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     Intake, Lane,
-    framing::{BYTE_ORDER_MARK, TRUNCATED, cut_long_lines, line_ending},
+    framing::{TRUNCATED, cut_long_lines, line_ending},
 };
 use crate::{
     books::{Ingest, ShedReason},
@@ -206,16 +206,10 @@ impl Receiver {
 
     /// Appends the lines of a datagram to the batch; an empty datagram has none.
     fn gather(&mut self, from: usize, length: usize, truncated: bool) {
-        let datagram = &self.datagrams[from..from + length];
-        let mark = match datagram.starts_with(BYTE_ORDER_MARK) {
-            true => BYTE_ORDER_MARK.len(),
-            false => 0,
-        };
-        let (from, length) = (from + mark, length - mark);
         if length == 0 {
             return;
         }
-        // The mark and the line feed that may have to be added.
+        // The mark and the line feed that may have to be added, or the CRLF of what has no mark.
         let needed = length + TRUNCATED.len() + 1;
         if self
             .block

@@ -112,7 +112,7 @@ impl Format for Json {
 /// A value is JSON if a strict receiver can read it: no number beyond a 64-bit float, no more than
 /// [`MAX_DEPTH`] levels.
 pub(super) fn json_value(text: &[u8]) -> Option<Cow<'_, str>> {
-    let text = text.trim_ascii();
+    let text = without_mark(text).trim_ascii();
     // Most texts are told by their first byte.
     let begins = matches!(
         text.first()?,
@@ -138,8 +138,13 @@ pub(super) fn json_value(text: &[u8]) -> Option<Cow<'_, str>> {
 
 /// As [`json_value`], if the value is an object.
 pub(super) fn json_object(text: &[u8]) -> Option<Cow<'_, str>> {
-    let is_object = text.trim_ascii_start().first() == Some(&b'{');
+    let is_object = without_mark(text).trim_ascii_start().first() == Some(&b'{');
     is_object.then(|| json_value(text)).flatten()
+}
+
+/// Takes off the byte order mark with which Windows programs begin a text; no JSON may begin with it.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 fn is_strict(text: &str) -> bool {
@@ -380,6 +385,7 @@ pub(super) mod tests {
             ),
             (b" {\r\"a\":1}\r", "{ \"a\":1}"),
             (b"-7", "-7"),
+            (b"\xef\xbb\xbf{}", "{}"),
         ] {
             assert_eq!(value(text).as_deref(), Some(expected));
         }
