@@ -1,6 +1,6 @@
-//! What an output sends is what its receiver takes: strict receivers of every format, over events with
-//! every odd byte. A body that is wrong in any way is refused with 400, so that its events become dead
-//! letters and do not arrive.
+//! What an output sends is what its receiver takes: strict receivers of every format, over events
+//! with every odd byte. A body that is wrong in any way is refused with 400, so that its events
+//! become dead letters and do not arrive.
 
 use std::{
     path::Path,

@@ -53,7 +53,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Shortest time between two log lines about such errors: they come in thousands.
 const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// How much of a body that the router leaves unread is still read (and thrown away), and for how long.
+/// How much of a body that the router leaves unread is still read (and thrown away), and for how
+/// long.
 const MAX_DISCARDED_BYTES: u64 = 256 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -215,14 +216,14 @@ async fn call(
     hyper::service::Service::call(&router, request.map(body)).await
 }
 
-/// The body of a request. What the router leaves of it is read and thrown away, within bounds: a client
-/// that writes its whole body before it reads would otherwise see the connection reset, and never the
-/// answer.
+/// The body of a request. What the router leaves of it is read and thrown away, within bounds: a
+/// client that writes its whole body before it reads would otherwise see the connection reset, and
+/// never the answer.
 struct ReadToEnd {
     /// None when its end was seen.
     inner: Option<Incoming>,
-    /// The client waits to be asked for the body, and was not. It has sent nothing yet, and will not once
-    /// it has the answer.
+    /// The client waits to be asked for the body, and was not. It has sent nothing yet, and will
+    /// not once it has the answer.
     unasked: bool,
 }
 

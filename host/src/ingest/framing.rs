@@ -134,8 +134,8 @@ impl Framer {
     }
 }
 
-/// Returns what ends a line that came without a line feed. A CR at its end is a part of it, and must not
-/// become the half of a line ending.
+/// Returns what ends a line that came without a line feed. A CR at its end is a part of it, and
+/// must not become the half of a line ending.
 pub fn line_ending(line: &[u8]) -> &'static [u8] {
     match line.ends_with(b"\r") {
         true => b"\r\n",

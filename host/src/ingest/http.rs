@@ -12,9 +12,9 @@
 //!
 //! A JSON element that is a string is the event's text, unless it holds a line end; any other
 //! element is its JSON text, on one line. A byte order mark before JSON is no part of it.
-//! `Content-Encoding` may be `gzip`, `deflate` or `zstd`, one of them; limits apply to what comes out of
-//! it, while it comes out. Several compressed streams may follow one another; anything else behind one
-//! is refused, but for zeros behind gzip, with which tapes and blocks are filled up.
+//! `Content-Encoding` may be `gzip`, `deflate` or `zstd`, one of them; limits apply to what comes
+//! out of it, while it comes out. Several compressed streams may follow one another; anything else
+//! behind one is refused, but for zeros behind gzip, with which tapes and blocks are filled up.
 //!
 //! With durable ingest the answer waits until every output has all events delivered, on the disk of its
 //! spool (after an `fsync`), or with its dead letters; events that a rule dropped count too. If one was
@@ -355,7 +355,7 @@ struct GzipMembers<R> {
 
 enum Members<R> {
     /// In the middle of one.
-    Within(GzipDecoder<R>),
+    Within(Box<GzipDecoder<R>>),
     /// At the end of one.
     Behind(R),
     /// All that comes has to be zeros.
@@ -366,7 +366,7 @@ enum Members<R> {
 impl<R: AsyncBufRead + Unpin> GzipMembers<R> {
     fn new(body: R) -> Self {
         Self {
-            state: Members::Within(GzipDecoder::new(body)),
+            state: Members::Within(Box::new(GzipDecoder::new(body))),
         }
     }
 }
@@ -386,7 +386,7 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for GzipMembers<R> {
             self.state = match std::mem::replace(&mut self.state, Members::Ended) {
                 Members::Ended => return Poll::Ready(Ok(())),
                 Members::Within(mut decoder) => {
-                    let read = Pin::new(&mut decoder).poll_read(cx, buffer);
+                    let read = Pin::new(&mut *decoder).poll_read(cx, buffer);
                     if read.is_pending() || buffer.filled().len() > before {
                         self.state = Members::Within(decoder);
                         return read;
@@ -402,7 +402,7 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for GzipMembers<R> {
                     Poll::Ready(next) => match next?.first() {
                         None => Members::Ended,
                         Some(0) => Members::Padding(body),
-                        Some(_) => Members::Within(GzipDecoder::new(body)),
+                        Some(_) => Members::Within(Box::new(GzipDecoder::new(body))),
                     },
                 },
                 Members::Padding(mut body) => {
@@ -521,8 +521,8 @@ async fn read_whole(
     }
 }
 
-/// Makes events of frames, each with its length before it. A line feed at the end of a frame is no part
-/// of its event; a frame of several lines is several events.
+/// Makes events of frames, each with its length before it. A line feed at the end of a frame is no
+/// part of its event; a frame of several lines is several events.
 fn framed_events(intake: &Arc<Intake>, bytes: &[u8]) -> Result<Events, Refusal> {
     let mut writer = EventWriter::new(intake);
     let mut rest = bytes;

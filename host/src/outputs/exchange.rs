@@ -110,8 +110,8 @@ pub(super) trait Format: Debug + Send {
     /// Returns the value of `Content-Type`.
     fn content_type(&self) -> &'static str;
 
-    /// Writes events into one body, from the front and in order, as many as the receiver's limits and
-    /// `most` (events, at least one) let.
+    /// Writes events into one body, from the front and in order, as many as the receiver's limits
+    /// and `most` (events, at least one) let.
     fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload;
 
     /// Adds what depends on the body, such as a signature. `body` is what travels, compressed if it

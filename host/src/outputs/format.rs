@@ -6,9 +6,9 @@
 //! | `ndjson` | one JSON value a line | `{"message": "..."}` |
 //! | `json_array` | one array of JSON values | `{"message": "..."}` |
 //!
-//! What an event is in JSON is decided in one place, [`json_value`]: it is put in as it is only if every
-//! receiver can read it there. Bytes that are not UTF-8 and escapes of half a surrogate pair become
-//! U+FFFD. The line ending, LF or CRLF, is no part of it.
+//! What an event is in JSON is decided in one place, [`json_value`]: it is put in as it is only if
+//! every receiver can read it there. Bytes that are not UTF-8 and escapes of half a surrogate pair
+//! become U+FFFD. The line ending, LF or CRLF, is no part of it.
 
 use std::{borrow::Cow, fmt, time::SystemTime};
 
@@ -24,8 +24,8 @@ pub(super) mod datadog;
 pub(super) mod newrelic;
 mod sigv4;
 
-/// Most levels of arrays and objects in an event that is put into JSON as it is. Parsers have limits, of
-/// which 64 is the lowest that is common (.NET's), and a format adds up to four levels.
+/// Most levels of arrays and objects in an event that is put into JSON as it is. Parsers have
+/// limits, of which 64 is the lowest that is common (.NET's), and a format adds up to four levels.
 const MAX_DEPTH: u8 = 60;
 
 /// One event a line, as it is.
@@ -106,8 +106,8 @@ impl Format for Json {
     }
 }
 
-/// Returns an event's text as the JSON value that it is, on one line, to be put into a larger one; `None`
-/// if it is text that has to become a JSON string.
+/// Returns an event's text as the JSON value that it is, on one line, to be put into a larger one;
+/// `None` if it is text that has to become a JSON string.
 ///
 /// A value is JSON if a strict receiver can read it: no number beyond a 64-bit float, no more than
 /// [`MAX_DEPTH`] levels.
@@ -129,7 +129,8 @@ pub(super) fn json_value(text: &[u8]) -> Option<Cow<'_, str>> {
             is_strict(&replaced).then_some(Cow::Owned(replaced))?
         }
     };
-    // Strings have no such byte; between values it is white space, and some readers of lines end one there.
+    // Strings have no such byte; between values it is white space, and some readers of lines end
+    // one there.
     Some(match value.contains('\r') {
         true => Cow::Owned(value.replace('\r', " ")),
         false => value,
@@ -142,7 +143,8 @@ pub(super) fn json_object(text: &[u8]) -> Option<Cow<'_, str>> {
     is_object.then(|| json_value(text)).flatten()
 }
 
-/// Takes off the byte order mark with which Windows programs begin a text; no JSON may begin with it.
+/// Takes off the byte order mark with which Windows programs begin a text; no JSON may begin with
+/// it.
 fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }

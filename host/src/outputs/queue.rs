@@ -104,7 +104,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 enum Parts {
     Shared(Vec<Arc<Delivery>>),
-    Lines(Lines),
+    Lines(Box<Lines>),
 }
 
 /// Whole events of a group's own, each with a line feed.
@@ -165,7 +165,7 @@ impl Group {
     /// Makes a group of events of its own.
     pub(super) fn of_lines(lines: Lines, origin: Origin) -> Self {
         let (events, bytes) = (count_events(&lines.bytes) as u64, lines.len());
-        Self::new(Parts::Lines(lines), events, bytes, origin)
+        Self::new(Parts::Lines(Box::new(lines)), events, bytes, origin)
     }
 
     /// Copies what follows the first `bytes`, whole events.

@@ -14,8 +14,8 @@
 //! `fill` of the successor waits.
 //!
 //! A record is 17 bytes, numbers little-endian, and then the events, each with its line feed: the
-//! revision (u64), milliseconds since 1970 at which the first of them left the chain (u64), and 1 if a rule let
-//! some of them pass untouched (u8).
+//! revision (u64), milliseconds since 1970 at which the first of them left the chain (u64), and 1
+//! if a rule let some of them pass untouched (u8).
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -479,8 +479,8 @@ struct NextRecord<'a> {
     events: u64,
 }
 
-/// Returns as many whole events behind the first `done` bytes as fit and came at about the same time, one
-/// at least.
+/// Returns as many whole events behind the first `done` bytes as fit and came at about the same
+/// time, one at least.
 fn next_record(group: &Group, done: usize, most: usize) -> NextRecord<'_> {
     let mut record = NextRecord {
         slices: Vec::new(),

@@ -8,8 +8,9 @@
 //! | age of an event | not older than 14 days, not 2 hours in the future: refused one by one |
 //! | times of a request | in order, and within 24 hours |
 //!
-//! An event has the time at which it left the chain, or that of the event before it, if that is later:
-//! workers hand their events over side by side. The log group and the stream are created when they are missing, if `create` says so.
+//! An event has the time at which it left the chain, or that of the event before it, if that is
+//! later: workers hand their events over side by side. The log group and the stream are created
+//! when they are missing, if `create` says so.
 //!
 //! | answer | what is done |
 //! | --- | --- |

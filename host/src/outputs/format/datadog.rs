@@ -6,13 +6,13 @@
 //! | events in a body | 1,000 |
 //! | one event | 1,000,000 bytes; what is behind is cut off here, as Datadog would |
 //!
-//! An event that is a JSON object goes as it is; text becomes `{"message": ...}`. Each has its time of
-//! arrival as `timestamp`, in milliseconds since 1970, unless the event itself has one of the attributes
-//! that Datadog takes for its time ([`DATES`]). Datadog takes no event that is older than 18 hours: one
-//! that waited longer goes without a time, and gets that of its delivery. Tags, source, service
-//! and host name of the settings travel as query parameters of the URL (`ddtags`, `ddsource`, `service`,
-//! `hostname`), which an event's own attributes override. 400, 401, 403, 404 and 413 are not repeated as they are:
-//! see [`Format::outcome`] here.
+//! An event that is a JSON object goes as it is; text becomes `{"message": ...}`. Each has its time
+//! of arrival as `timestamp`, in milliseconds since 1970, unless the event itself has one of the
+//! attributes that Datadog takes for its time ([`DATES`]). Datadog takes no event that is older
+//! than 18 hours: one that waited longer goes without a time, and gets that of its delivery. Tags,
+//! source, service and host name of the settings travel as query parameters of the URL (`ddtags`,
+//! `ddsource`, `service`, `hostname`), which an event's own attributes override. 400, 401, 403, 404
+//! and 413 are not repeated as they are: see [`Format::outcome`] here.
 //!
 //! Sources: Datadog API reference, "Send logs" (v2); Datadog docs, "Log Date Remapper"; Vector,
 //! `sinks/datadog/logs/config.rs`.
@@ -44,8 +44,8 @@ const MAX_EVENT_BYTES: usize = 1_000_000;
 /// Bytes of an event that are left for what surrounds its text.
 const AROUND_BYTES: usize = 64;
 
-/// An event that is older goes without its time. Datadog's limit is 18 hours; a request may be under way
-/// for some of them.
+/// An event that is older goes without its time. Datadog's limit is 18 hours; a request may be
+/// under way for some of them.
 const MAX_AGE: Duration = Duration::from_secs(17 * 60 * 60);
 
 /// Attributes that Datadog takes for the time of an event.
@@ -232,7 +232,7 @@ mod tests {
             let event = serde_json::from_slice::<Vec<Value>>(&body)
                 .unwrap()
                 .remove(0);
-            (event, milliseconds(at) as u64)
+            (event, u64::try_from(milliseconds(at)).unwrap())
         };
         let minute = Duration::from_secs(60);
         for (line, mut expected) in [
