@@ -114,7 +114,8 @@ fn last_line_counts_without_a_line_feed() {
     gate.send(b"three\r");
     gate.settled(3);
     gate.send(b"");
-    gate.stdout.wait_for(b"one\ntwo\nthree\r\n");
+    // A lone CR is data, and must not become the half of a line end.
+    gate.stdout.wait_for(b"one\ntwo\nthree\r\r\n");
     gate.finish(3);
 }
 

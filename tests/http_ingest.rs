@@ -8,7 +8,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Answer, Body, Gate, Request, Setup, compress, eventually, request};
+use crate::support::{
+    Answer, Body, Gate, Request, Setup, compress, eventually, request, request_written_first,
+};
 
 #[test]
 fn lines_are_events() {
@@ -155,9 +157,296 @@ fn what_makes_no_sense_is_refused_whole() {
     gate.finish(1);
 }
 
+/// What becomes of a body: the lines that are taken of it, or the status and code of the refusal.
+type Fate = Result<&'static [u8], (u16, &'static str)>;
+
+/// Encodings and what may be behind a stream, by a client that writes all before it reads.
+#[test]
+fn encoded_body_is_taken_whole_or_refused() {
+    const UNDECODABLE: Fate = Err((400, "undecodable_body"));
+    let mut cases: Vec<(String, &str, Vec<u8>, Fate)> = Vec::new();
+    for encoding in ["gzip", "deflate", "zstd"] {
+        let (one, two) = (compress(encoding, b"one\n"), compress(encoding, b"two\n"));
+        let zeros_are_padding: Fate = match encoding {
+            "gzip" => Ok(b"one\n"),
+            _ => UNDECODABLE,
+        };
+        let zeros = vec![0; 100_000];
+        let endings: [(&str, Vec<u8>, Fate); 9] = [
+            ("alone", Vec::new(), Ok(b"one\n")),
+            ("a second stream", two.clone(), Ok(b"one\ntwo\n")),
+            (
+                "half of a second",
+                two[..two.len() / 2].to_vec(),
+                UNDECODABLE,
+            ),
+            (
+                "a second and garbage",
+                [&two[..], b"garbage"].concat(),
+                UNDECODABLE,
+            ),
+            ("garbage", b"garbage".to_vec(), UNDECODABLE),
+            ("one byte of garbage", b"g".to_vec(), UNDECODABLE),
+            ("a zero", vec![0], zeros_are_padding),
+            ("zeros", zeros.clone(), zeros_are_padding),
+            (
+                "zeros and garbage",
+                [&zeros[..], b"g"].concat(),
+                UNDECODABLE,
+            ),
+        ];
+        for (name, ending, fate) in endings {
+            let body = [&one[..], &ending].concat();
+            cases.push((format!("{encoding}, {name}"), encoding, body, fate));
+        }
+        for less in 1..one.len() {
+            let body = one[..one.len() - less].to_vec();
+            cases.push((
+                format!("{encoding}, cut by {less}"),
+                encoding,
+                body,
+                UNDECODABLE,
+            ));
+        }
+    }
+    let gate = Setup::new().start();
+    let mut books = Books::default();
+    for (name, encoding, body, fate) in &cases {
+        for body in [Body::Whole(body), Body::Chunked(body)] {
+            let request = post(&[("Content-Encoding", *encoding)]).body(body);
+            books.check(&gate, name, &request, *fate);
+        }
+    }
+    books.finish(gate);
+}
+
+#[test]
+fn encodings_are_read_from_all_headers_or_refused() {
+    const ENCODING: &str = "Content-Encoding";
+    const UNKNOWN: Fate = Err((415, "unknown_encoding"));
+    let one = compress("gzip", b"one\n");
+    let twice = compress("gzip", &one);
+    let (plain, packed): (&[u8], &[u8]) = (b"one\n", &one);
+    let taken: Fate = Ok(b"one\n");
+    let cases: [(&[&str], &[u8], Fate); 13] = [
+        (&[], plain, taken),
+        (&[""], plain, taken),
+        (&["identity"], plain, taken),
+        (&["identity, Identity", "identity"], plain, taken),
+        (&["GZip"], packed, taken),
+        (&["x-gzip"], packed, taken),
+        (&["gzip, identity"], packed, taken),
+        (&["identity", "gzip"], packed, taken),
+        (&["", "gzip ,"], packed, taken),
+        (&["gzip", "gzip"], &twice, UNKNOWN),
+        (&["gzip, gzip"], &twice, UNKNOWN),
+        (&["identity", "br"], packed, UNKNOWN),
+        (&["gz\u{ef}p"], packed, UNKNOWN),
+    ];
+    let gate = Setup::new().start();
+    let mut books = Books::default();
+    for (values, body, fate) in cases {
+        let headers: Vec<_> = values.iter().map(|value| (ENCODING, *value)).collect();
+        let request = post(&headers).body(Body::Whole(body));
+        books.check(&gate, &format!("{values:?}"), &request, fate);
+    }
+    let request = post(&[("Transfer-Encoding", "gzip")]).body(Body::Chunked(&one));
+    let fate = Err((501, "unknown_transfer_encoding"));
+    books.check(&gate, "gzip, chunked", &request, fate);
+    books.finish(gate);
+}
+
+#[test]
+fn byte_order_mark_before_json_is_no_part_of_it() {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    let gate = Setup::new().start();
+    let mut books = Books::default();
+    let marked = |body: &[u8]| [MARK, body].concat();
+    let (object, array, lines) = (marked(b"{\"a\":1}"), marked(b"[1, 2]"), marked(b"one\n"));
+    let compressed = compress("gzip", &object);
+    let gzip = ("Content-Encoding", "gzip");
+    let twice = marked(&object);
+    let cases: [(&str, Request<'_>, Fate); 6] = [
+        (
+            "object",
+            post(&[JSON]).body(Body::Whole(&object)),
+            Ok(b"{\"a\":1}\n"),
+        ),
+        (
+            "array",
+            post(&[JSON]).body(Body::Chunked(&array)),
+            Ok(b"1\n2\n"),
+        ),
+        (
+            "compressed",
+            post(&[JSON, gzip]).body(Body::Whole(&compressed)),
+            Ok(b"{\"a\":1}\n"),
+        ),
+        (
+            "lines",
+            post(&[]).body(Body::Whole(&lines)),
+            Ok(b"\xef\xbb\xbfone\n"),
+        ),
+        (
+            "twice",
+            post(&[JSON]).body(Body::Whole(&twice)),
+            Err((400, "invalid_json")),
+        ),
+        (
+            "in an array",
+            post(&[JSON]).body(Body::Whole(b"[\xef\xbb\xbf1]")),
+            Err((400, "invalid_json")),
+        ),
+    ];
+    for (name, request, fate) in &cases {
+        books.check(&gate, name, request, *fate);
+    }
+    books.finish(gate);
+}
+
+#[test]
+fn frames_of_logplex_are_events_without_their_lengths() {
+    const KIND: (&str, &str) = ("Content-Type", "application/logplex-1");
+    const INVALID: Fate = Err((400, "invalid_frame"));
+    let gate = Setup::new().start();
+    let mut books = Books::default();
+    let cases: [(&[u8], Fate); 10] = [
+        (b"", Ok(b"")),
+        (b"8 <40>1 a\n9 <40>1 bc\n", Ok(b"<40>1 a\n<40>1 bc\n")),
+        (b"7 <40>1 a", Ok(b"<40>1 a\n")),
+        (b"8 one\ntwo\n3 6 x", Ok(b"one\ntwo\n6 x\n")),
+        (b"0 1 x", Ok(b"\nx\n")),
+        (b"9 <40>1 a\n", INVALID),
+        (b"3 one3 two!", INVALID),
+        (b"+3 one", INVALID),
+        (b"99999999999999999999 x", INVALID),
+        (b"a line\n", INVALID),
+    ];
+    for (body, fate) in cases {
+        let name = body.escape_ascii().to_string();
+        for body in [Body::Whole(body), Body::Chunked(body)] {
+            books.check(&gate, &name, &post(&[KIND]).body(body), fate);
+        }
+    }
+    books.finish(gate);
+}
+
+/// A refusal is read by a client that sends far more than the kernel holds before it reads.
+#[test]
+fn refusal_reaches_a_client_that_writes_before_it_reads() {
+    let gate = Setup::new()
+        .flag("max-body", "2MiB")
+        .flag("memory-budget", "32MiB")
+        .start();
+    let large = vec![b'x'; 24 * 1024 * 1024];
+    let whole = Body::Whole(&large);
+    let elsewhere = Request::new("POST", "/rules").body(whole.clone());
+    let put = Request::new("PUT", "/ingest").body(whole.clone());
+    let gzip = ("Content-Encoding", "gzip");
+    let cases = [
+        (
+            "by its length",
+            post(&[]).body(whole.clone()),
+            413,
+            "body_too_large",
+        ),
+        (
+            "in chunks",
+            post(&[]).body(Body::Chunked(&large)),
+            413,
+            "body_too_large",
+        ),
+        (
+            "encoding",
+            post(&[("Content-Encoding", "br")]).body(Body::Chunked(&large)),
+            415,
+            "unknown_encoding",
+        ),
+        (
+            "no gzip",
+            post(&[gzip]).body(Body::Chunked(&large)),
+            400,
+            "undecodable_body",
+        ),
+        ("elsewhere", elsewhere, 404, "not_found"),
+        ("method", put, 405, "method_not_allowed"),
+    ];
+    for (name, request, status, code) in &cases {
+        let answer = request_written_first(gate.http(), request);
+        let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        refused(name, &answer, *status, code);
+    }
+    let unfinished = Request::new("POST", "/ingest").body(Body::Zeros(1024 * 1024));
+    let holders: Vec<TcpStream> = (0..128)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gate.http()).expect("the gate listens");
+            let head = unfinished.head();
+            stream.write_all(head.as_bytes()).expect("the gate reads");
+            stream.write_all(b"never taken\n").expect("the gate reads");
+            stream
+        })
+        .collect();
+    eventually("the budget is spent", || {
+        let memory = &gate.get("/status")["memory"];
+        memory["used_bytes"] == memory["budget_bytes"]
+    });
+    for _ in 0..4 {
+        let request = post(&[]).body(Body::Chunked(&large));
+        let answer = request_written_first(gate.http(), &request).expect("the answer comes");
+        refused("no room", &answer, 429, "no_memory");
+    }
+    drop(holders);
+    gate.finish(0);
+}
+
+/// What a gate has taken and refused.
+#[derive(Default)]
+struct Books {
+    out: Vec<u8>,
+    refused: usize,
+}
+
+impl Books {
+    /// Sends a request, all of it before the answer is read, and checks what becomes of it.
+    #[track_caller]
+    fn check(&mut self, gate: &Gate, name: &str, request: &Request<'_>, fate: Fate) {
+        let answer = request_written_first(gate.http(), request);
+        let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        match fate {
+            Ok(lines) => {
+                assert_eq!(answer.status, 202, "{name}: {answer}");
+                let events = lines.iter().filter(|byte| **byte == b'\n').count();
+                assert_eq!(answer.json()["accepted"], events, "{name}: {answer}");
+                self.out.extend_from_slice(lines);
+                // One after the other, so that they come out in order.
+                gate.settled(self.events());
+            }
+            Err((status, code)) => {
+                refused(name, &answer, status, code);
+                self.refused += 1;
+            }
+        }
+    }
+
+    fn events(&self) -> u64 {
+        self.out.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    /// Nothing but what was taken came out.
+    #[track_caller]
+    fn finish(self, gate: Gate) {
+        let stats = gate.settled(self.events());
+        assert_eq!(stats["ingest"]["http"]["refused_requests"], self.refused);
+        gate.stdout.wait_for(&self.out);
+        gate.stop();
+    }
+}
+
 #[test]
 fn only_posts_to_ingest_are_taken() {
     let gate = Setup::new().start();
+    let slash = Request::new("POST", "/ingest/").body(Body::Whole(b""));
+    assert_eq!(gate.ingest(&slash).expect(202).json()["accepted"], 0);
     let get = gate.ingest(&Request::new("GET", "/ingest"));
     assert_eq!(get.header("allow"), Some("POST"), "{get}");
     refused("GET", &get, 405, "method_not_allowed");

@@ -26,6 +26,7 @@ mod passthrough;
 mod process;
 mod quick_start;
 mod random_modules;
+mod receivable;
 mod redaction;
 mod reload;
 mod restart;

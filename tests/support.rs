@@ -31,7 +31,7 @@ pub(crate) use self::{
     fleet::{drops, foreign, member},
     gate::{Ended, Gate, Setup},
     guests::{guest, js_guest},
-    http::{Answer, Body, Request, request},
+    http::{Answer, Body, Request, request, request_written_first},
     keys::{bad_certificates, certificates, server_config, signing_keys},
     receiver::{HttpReceiver, Received, Reply, TcpReceiver},
     redis::RedisServer,

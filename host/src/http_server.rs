@@ -11,15 +11,28 @@
 use std::{
     convert::Infallible,
     io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use axum::{Router, body::Body, response::Response};
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::header,
+    response::Response,
+};
+use http_body_util::BodyExt;
+use hyper::{
+    Request,
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -27,6 +40,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time,
@@ -38,6 +52,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Shortest time between two log lines about such errors: they come in thousands.
 const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How much of a body that the router leaves unread is still read (and thrown away), and for how
+/// long.
+const MAX_DISCARDED_BYTES: u64 = 256 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Number of a connection, unique in the life of the process. Each request carries it as an
 /// extension.
@@ -192,7 +211,83 @@ async fn call(
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    hyper::service::Service::call(&router, request.map(Body::new)).await
+    let expects = request.headers().contains_key(header::EXPECT);
+    let body = |inner| Body::new(ReadToEnd::new(inner, expects));
+    hyper::service::Service::call(&router, request.map(body)).await
+}
+
+/// The body of a request. What the router leaves of it is read and thrown away, within bounds: a
+/// client that writes its whole body before it reads would otherwise see the connection reset, and
+/// never the answer.
+struct ReadToEnd {
+    /// None when its end was seen.
+    inner: Option<Incoming>,
+    /// The client waits to be asked for the body, and was not. It has sent nothing yet, and will
+    /// not once it has the answer.
+    unasked: bool,
+}
+
+impl ReadToEnd {
+    fn new(inner: Incoming, expects: bool) -> Self {
+        Self {
+            inner: Some(inner),
+            unasked: expects,
+        }
+    }
+}
+
+impl HttpBody for ReadToEnd {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.unasked = false;
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.inner = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let inner = self.inner.as_ref();
+        inner.map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for ReadToEnd {
+    fn drop(&mut self) {
+        let Some(mut inner) = self.inner.take() else {
+            return;
+        };
+        if self.unasked || inner.is_end_stream() {
+            return;
+        }
+        let read_on = async move {
+            let mut left = MAX_DISCARDED_BYTES;
+            while let Some(Ok(frame)) = inner.frame().await {
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(rest) = left.checked_sub(bytes) else {
+                    return;
+                };
+                left = rest;
+            }
+        };
+        // Ends with the connection, whose number is limited, and in any case at the timeout.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(time::timeout(DISCARD_TIMEOUT, read_on));
+        }
+    }
 }
 
 /// Waits until all connections are closed, or for the grace period.

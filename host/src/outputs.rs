@@ -464,5 +464,9 @@ impl FanOut {
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
 pub fn check_output(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {
-    OutputSettings::parse(output, policy).map(drop)
+    let settings = OutputSettings::parse(output, policy)?;
+    match &settings.target {
+        Target::Http(http) => settings::check_headers(output, &http.format),
+        Target::Console | Target::File(_) | Target::Tcp(_) => Ok(()),
+    }
 }

@@ -174,6 +174,21 @@ pub(crate) fn request(address: SocketAddr, request: &Request<'_>) -> io::Result<
     })
 }
 
+/// Sends all of a request before it reads a byte of the answer, as many clients do.
+///
+/// # Errors
+/// The connection broke before the request was sent or the answer was whole.
+pub(crate) fn request_written_first(
+    address: SocketAddr,
+    request: &Request<'_>,
+) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(request.patience))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    request.write_to(&mut stream)?;
+    read_answer(stream)
+}
+
 /// Reads one answer: its head, then as many bytes as its `Content-Length` says.
 pub(crate) fn read_answer(mut stream: impl Read) -> io::Result<Answer> {
     let mut bytes = Vec::new();

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, Bytes, HttpBody},
+    body::{Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{StatusCode, request::Parts},
 };
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -25,12 +25,6 @@ pub(super) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How much of a body that is too large is still read (and thrown away) after the answer, and for
-/// how long. A client that writes its whole body before it reads would otherwise see the
-/// connection reset, and never the answer.
-const MAX_DISCARDED_BYTES: u64 = 256 * 1024 * 1024;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A JSON body of a given shape.
 #[derive(Debug)]
@@ -84,10 +78,9 @@ async fn read_within(
     most_bytes: usize,
     timeout: Duration,
 ) -> Result<Bytes, Problem> {
-    let (parts, mut body) = request.into_parts();
+    let mut body = request.into_body();
     // The length a client claims is known before the first byte.
     if body.size_hint().lower() > most_bytes as u64 {
-        discard(&parts.headers, body);
         return Err(too_large(most_bytes));
     }
     let mut bytes = Vec::new();
@@ -104,7 +97,6 @@ async fn read_within(
             continue;
         };
         if bytes.len() + data.len() > most_bytes {
-            discard(&parts.headers, body);
             return Err(too_large(most_bytes));
         }
         bytes.extend_from_slice(&data);
@@ -153,26 +145,6 @@ pub(super) fn parse_with_id<T: DeserializeOwned>(bytes: &[u8], id: &str) -> Resu
         }
     }
     parse_value(value)
-}
-
-/// Reads on in the background, so that the client comes to reading the answer.
-fn discard(headers: &HeaderMap, mut body: Body) {
-    // Such a client has not sent anything yet, and will not once it has the answer.
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
-    let read_on = async move {
-        let mut left = MAX_DISCARDED_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-            let Some(rest) = left.checked_sub(bytes) else {
-                return;
-            };
-            left = rest;
-        }
-    };
-    // Ends with the connection, whose number is limited, and in any case at the timeout.
-    tokio::spawn(time::timeout(DISCARD_TIMEOUT, read_on));
 }
 
 fn too_large(most_bytes: usize) -> Problem {
@@ -225,6 +197,8 @@ fn escape(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
     use crate::manifest::Rule;
 

@@ -26,7 +26,7 @@ use crate::{
     config_store::RevisionSummary,
     fleet::Node,
     gate::{check_output, check_rule},
-    manifest::{FORMAT_VERSION, Manifest, Pipeline, check_pipeline, name_outputs},
+    manifest::{FORMAT_VERSION, Invalid, Manifest, Pipeline, check_pipeline, name_outputs},
 };
 
 /// How long a publish waits for the other gates if the client does not say.
@@ -209,6 +209,7 @@ pub(super) async fn validate(
     body::read(request).await?;
     let valid = state.blocking(|shared| {
         let manifest = next_manifest(shared, &shared.store.draft()?)?;
+        check_outputs(shared, &manifest)?;
         shared
             .gate
             .prepare(&manifest, &|digest| shared.store.module_bytes(digest))?;
@@ -391,11 +392,21 @@ fn roll_back(shared: &Shared, to: u64) -> Result<Published, Problem> {
     })
 }
 
+/// Refuses outputs that a gate which has them already would still run.
+fn check_outputs(shared: &Shared, manifest: &Manifest) -> Result<(), Invalid> {
+    let policy = shared.gate.output_policy();
+    for (at, output) in manifest.pipeline().outputs.iter().enumerate() {
+        check_output(output, policy).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+    }
+    Ok(())
+}
+
 /// Builds, stores and applies a manifest.
 fn publish_manifest(shared: &Shared, manifest: Manifest) -> Result<Published, Problem> {
     if !shared.gate.is_ready() {
         return Err(Problem::shutting_down());
     }
+    check_outputs(shared, &manifest)?;
     let modules = |digest| shared.store.module_bytes(digest);
     let change = shared.gate.begin_change();
     let prepared = change.prepare(&manifest, &modules)?;

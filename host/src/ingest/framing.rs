@@ -134,6 +134,15 @@ impl Framer {
     }
 }
 
+/// Returns what ends a line that came without a line feed. A CR at its end is a part of it, and
+/// must not become the half of a line ending.
+pub fn line_ending(line: &[u8]) -> &'static [u8] {
+    match line.ends_with(b"\r") {
+        true => b"\r\n",
+        false => b"\n",
+    }
+}
+
 /// What stands for a line of which only a part came, line feed included.
 pub fn withheld_line() -> Vec<u8> {
     [WITHHELD, b"\n"].concat()

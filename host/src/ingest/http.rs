@@ -1,4 +1,4 @@
-//! `POST /ingest`: lines, NDJSON or JSON, plain or compressed.
+//! `POST /ingest`: lines, NDJSON, JSON or the frames of Logplex, plain or compressed.
 //!
 //! A request is taken whole or not at all: its events go to the workers when all of the body has
 //! come, lies within the memory budget and makes sense; then it is answered with 202 and
@@ -7,18 +7,27 @@
 //! | `Content-Type` | events |
 //! | --- | --- |
 //! | `application/json` (or `+json`) | each element of an array; otherwise each of the JSON values that follow one another |
+//! | `application/logplex-1` | each frame: its length in digits, a space, and so many bytes (RFC 6587, section 3.4.1) |
 //! | anything else, or none | each line; so NDJSON too |
 //!
 //! A JSON element that is a string is the event's text, unless it holds a line end; any other
-//! element is its JSON text, on one line. `Content-Encoding` may be `gzip`, `deflate` or `zstd`;
-//! limits apply to what comes out of it, while it comes out.
+//! element is its JSON text, on one line. A byte order mark before JSON is no part of it.
+//! `Content-Encoding` may be `gzip`, `deflate` or `zstd`, one of them; limits apply to what comes
+//! out of it, while it comes out. Several compressed streams may follow one another; anything else
+//! behind one is refused, but for zeros behind gzip, with which tapes and blocks are filled up.
 //!
 //! With durable ingest the answer waits until every output has all events delivered, on the disk of its
 //! spool (after an `fsync`), or with its dead letters; events that a rule dropped count too. If one was
 //! given up, or after 30 s, it is 503 with `Retry-After`, and the sender sends the request again: events
 //! may then arrive twice, never not at all.
 
-use std::{fmt, io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_compression::{
     tokio::bufread::{GzipDecoder, ZlibDecoder, ZstdDecoder},
@@ -36,7 +45,7 @@ use futures_util::TryStreamExt;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{json, value::RawValue};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf},
     task::spawn_blocking,
     time::timeout,
 };
@@ -44,7 +53,7 @@ use tokio_util::io::StreamReader;
 
 use super::{
     Intake,
-    framing::{Framer, cut_long_lines},
+    framing::{Framer, cut_long_lines, line_ending},
 };
 use crate::{
     books::Ingest,
@@ -73,6 +82,7 @@ const INLINE_JSON_BYTES: usize = 64 * 1024;
 pub fn router(intake: Arc<Intake>) -> Router {
     Router::new()
         .route("/ingest", post(ingest))
+        .route("/ingest/", post(ingest))
         .fallback(|| async { Refusal::NotFound.into_response() })
         .method_not_allowed_fallback(|| async { Refusal::NotAllowed.into_response() })
         .with_state(intake)
@@ -131,6 +141,8 @@ enum Refusal {
     TooLarge(usize),
     TooSlow,
     UnknownEncoding(String),
+    UnknownTransfer(String),
+    InvalidFrame(String),
     Undecodable(String),
     InvalidJson(String),
     NotFound,
@@ -170,7 +182,25 @@ impl IntoResponse for Refusal {
             Self::UnknownEncoding(found) => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unknown_encoding",
-                format!("`Content-Encoding` is `{found}`; expected gzip, deflate, zstd or none"),
+                format!(
+                    "`Content-Encoding` is `{found}`; expected one of gzip, deflate and zstd, or none"
+                ),
+            ),
+            Self::UnknownTransfer(found) => (
+                StatusCode::NOT_IMPLEMENTED,
+                "unknown_transfer_encoding",
+                format!(
+                    "`Transfer-Encoding` is `{found}`; expected chunked or none. Compress with \
+                     `Content-Encoding`"
+                ),
+            ),
+            Self::InvalidFrame(error) => (
+                StatusCode::BAD_REQUEST,
+                "invalid_frame",
+                format!(
+                    "the body is not made of frames: {error}; nothing of it was taken. Send lines \
+                     with another `Content-Type`, such as text/plain"
+                ),
             ),
             Self::Undecodable(error) => (
                 StatusCode::BAD_REQUEST,
@@ -235,11 +265,16 @@ async fn read_events(
     let body = decoded(headers, body)?;
     let content_type = text_of(headers, header::CONTENT_TYPE).to_ascii_lowercase();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence == "application/json" || essence.ends_with("+json") {
+    let take: fn(&Arc<Intake>, &[u8]) -> Result<Events, Refusal> = match essence {
+        "application/logplex-1" => framed_events,
+        _ => json_events,
+    };
+    if matches!(essence, "application/json" | "application/logplex-1") || essence.ends_with("+json")
+    {
         let (text, charge) = read_whole(intake, body).await?;
         let intake = Arc::clone(intake);
         let take_apart = move || {
-            let events = json_events(&intake, &text);
+            let events = take(&intake, &text);
             drop(charge);
             events
         };
@@ -263,30 +298,135 @@ fn text_of(headers: &HeaderMap, name: HeaderName) -> &str {
 
 type Reader = Pin<Box<dyn AsyncRead + Send>>;
 
+/// Returns the codings of a header that is a list, over all of its lines, without those that change
+/// nothing; lower-case.
+fn codings(headers: &HeaderMap, name: HeaderName, nothing: &str) -> Vec<String> {
+    let mut codings = Vec::new();
+    for line in headers.get_all(name) {
+        let line = String::from_utf8_lossy(line.as_bytes()).to_ascii_lowercase();
+        let named = line.split(',').map(str::trim);
+        let named = named.filter(|coding| !coding.is_empty() && *coding != nothing);
+        codings.extend(named.map(str::to_owned));
+    }
+    codings
+}
+
+/// Names codings in an error.
+fn shown(codings: &[String]) -> String {
+    codings.join(", ").chars().take(60).collect()
+}
+
 fn decoded(headers: &HeaderMap, body: Body) -> Result<Reader, Refusal> {
+    // Chunks are undone already; a body that is compressed besides is not (RFC 9112, section 6.1).
+    let transfer = codings(headers, header::TRANSFER_ENCODING, "chunked");
+    if !transfer.is_empty() {
+        return Err(Refusal::UnknownTransfer(shown(&transfer)));
+    }
     let body = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let encoding = text_of(headers, header::CONTENT_ENCODING)
-        .trim()
-        .to_ascii_lowercase();
-    Ok(match encoding.as_str() {
-        "" | "identity" => Box::pin(body),
-        "gzip" | "x-gzip" => {
-            let mut decoder = GzipDecoder::new(body);
+    let encodings = codings(headers, header::CONTENT_ENCODING, "identity");
+    let encoding = match &encodings[..] {
+        [] => "",
+        [one] => one,
+        several => return Err(Refusal::UnknownEncoding(shown(several))),
+    };
+    Ok(match encoding {
+        "" => Box::pin(body),
+        "gzip" | "x-gzip" => Box::pin(GzipMembers::new(Box::pin(body))),
+        // "deflate" is the zlib format (RFC 9110, section 8.4.1.2).
+        "deflate" => {
+            let mut decoder = ZlibDecoder::new(body);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
-        // "deflate" is the zlib format (RFC 9110, section 8.4.1.2).
-        "deflate" => Box::pin(ZlibDecoder::new(body)),
         "zstd" => {
             let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
             let mut decoder = ZstdDecoder::with_params(body, &[window]);
             decoder.multiple_members(true);
             Box::pin(decoder)
         }
-        unknown => {
-            return Err(Refusal::UnknownEncoding(unknown.chars().take(60).collect()));
-        }
+        _ => return Err(Refusal::UnknownEncoding(shown(&encodings))),
     })
+}
+
+/// The members of a gzip body, one after the other, and zeros behind the last.
+struct GzipMembers<R> {
+    state: Members<R>,
+}
+
+enum Members<R> {
+    /// In the middle of one.
+    Within(Box<GzipDecoder<R>>),
+    /// At the end of one.
+    Behind(R),
+    /// All that comes has to be zeros.
+    Padding(R),
+    Ended,
+}
+
+impl<R: AsyncBufRead + Unpin> GzipMembers<R> {
+    fn new(body: R) -> Self {
+        Self {
+            state: Members::Within(Box::new(GzipDecoder::new(body))),
+        }
+    }
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncRead for GzipMembers<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            // What fails is not read again.
+            self.state = match std::mem::replace(&mut self.state, Members::Ended) {
+                Members::Ended => return Poll::Ready(Ok(())),
+                Members::Within(mut decoder) => {
+                    let read = Pin::new(&mut *decoder).poll_read(cx, buffer);
+                    if read.is_pending() || buffer.filled().len() > before {
+                        self.state = Members::Within(decoder);
+                        return read;
+                    }
+                    std::task::ready!(read)?;
+                    Members::Behind(decoder.into_inner())
+                }
+                Members::Behind(mut body) => match Pin::new(&mut body).poll_fill_buf(cx) {
+                    Poll::Pending => {
+                        self.state = Members::Behind(body);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(next) => match next?.first() {
+                        None => Members::Ended,
+                        Some(0) => Members::Padding(body),
+                        Some(_) => Members::Within(Box::new(GzipDecoder::new(body))),
+                    },
+                },
+                Members::Padding(mut body) => {
+                    let Poll::Ready(next) = Pin::new(&mut body).poll_fill_buf(cx) else {
+                        self.state = Members::Padding(body);
+                        return Poll::Pending;
+                    };
+                    let next = next?;
+                    if next.iter().any(|byte| *byte != 0) {
+                        let error =
+                            "there is something else behind the zeros after the gzip stream";
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                    }
+                    match next.len() {
+                        0 => Members::Ended,
+                        zeros => {
+                            Pin::new(&mut body).consume(zeros);
+                            Members::Padding(body)
+                        }
+                    }
+                }
+            };
+        }
+    }
 }
 
 /// Reads a body of lines straight into blocks.
@@ -344,12 +484,14 @@ async fn read_lines(
 
 /// Makes a block of one line without its line feed.
 fn block_of(intake: &Arc<Intake>, line: &[u8]) -> Result<Block, Refusal> {
-    let size = BlockSize::fitting(line.len() + 1).unwrap_or(BlockSize::LARGEST);
+    let ending = line_ending(line);
+    let length = line.len() + ending.len();
+    let size = BlockSize::fitting(length).unwrap_or(BlockSize::LARGEST);
     let mut block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
     let buffer = block.buffer_mut();
     buffer[..line.len()].copy_from_slice(line);
-    buffer[line.len()] = b'\n';
-    block.set_filled(line.len() + 1);
+    buffer[line.len()..length].copy_from_slice(ending);
+    block.set_filled(length);
     Ok(block)
 }
 
@@ -379,14 +521,48 @@ async fn read_whole(
     }
 }
 
+/// Makes events of frames, each with its length before it. A line feed at the end of a frame is no
+/// part of its event; a frame of several lines is several events.
+fn framed_events(intake: &Arc<Intake>, bytes: &[u8]) -> Result<Events, Refusal> {
+    let mut writer = EventWriter::new(intake);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let at = bytes.len() - rest.len();
+        let (length, frame) = framed_length(rest).ok_or_else(|| {
+            Refusal::InvalidFrame(format!(
+                "at byte {at} there is no length; expected digits and a space"
+            ))
+        })?;
+        let Some((frame, behind)) = frame.split_at_checked(length) else {
+            return Err(Refusal::InvalidFrame(format!(
+                "the frame at byte {at} has {} bytes; expected {length}",
+                frame.len()
+            )));
+        };
+        let frame = frame.strip_suffix(b"\n").unwrap_or(frame);
+        for line in frame.split(|byte| *byte == b'\n') {
+            writer.append(line)?;
+        }
+        rest = behind;
+    }
+    writer.flush();
+    Ok(writer.events)
+}
+
+/// Reads the length of a frame; returns it with what is behind it.
+fn framed_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
+    let digits = std::str::from_utf8(&bytes[..space]).ok()?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let length = is_number.then(|| digits.parse().ok()).flatten()?;
+    Some((length, &bytes[space + 1..]))
+}
+
 /// Makes events of a JSON document, or of several in a row.
 fn json_events(intake: &Arc<Intake>, text: &[u8]) -> Result<Events, Refusal> {
-    let mut writer = EventWriter {
-        intake,
-        events: Events::default(),
-        block: None,
-        refusal: None,
-    };
+    let mut writer = EventWriter::new(intake);
+    // Windows programs begin a text in UTF-8 with a byte order mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let parsed = if first == Some(&b'[') {
@@ -416,7 +592,16 @@ struct EventWriter<'a> {
     refusal: Option<Refusal>,
 }
 
-impl EventWriter<'_> {
+impl<'a> EventWriter<'a> {
+    fn new(intake: &'a Arc<Intake>) -> Self {
+        Self {
+            intake,
+            events: Events::default(),
+            block: None,
+            refusal: None,
+        }
+    }
+
     fn write(&mut self, value: &RawValue) {
         if self.refusal.is_some() {
             return;

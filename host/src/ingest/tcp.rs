@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{
     Intake, Lane,
-    framing::{Framer, withheld_line},
+    framing::{Framer, line_ending, withheld_line},
 };
 use crate::{
     books::Ingest,
@@ -286,7 +286,7 @@ impl Connection {
         };
         self.lane
             .note_truncated(u64::from(self.framer.is_above_limit(&line)));
-        line.push(b'\n');
+        line.extend_from_slice(line_ending(&line));
         self.send_line(line, charge);
     }
 

@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     Intake, Lane,
-    framing::{TRUNCATED, cut_long_lines},
+    framing::{TRUNCATED, cut_long_lines, line_ending},
 };
 use crate::{
     books::{Ingest, ShedReason},
@@ -209,7 +209,7 @@ impl Receiver {
         if length == 0 {
             return;
         }
-        // The mark and the line feed that may have to be added.
+        // The mark and the line feed that may have to be added, or the CRLF of what has no mark.
         let needed = length + TRUNCATED.len() + 1;
         if self
             .block
@@ -242,8 +242,9 @@ impl Receiver {
             cut = 1;
         }
         if free[end - 1] != b'\n' {
-            free[end] = b'\n';
-            end += 1;
+            let ending = line_ending(&free[..end]);
+            free[end..end + ending.len()].copy_from_slice(ending);
+            end += ending.len();
         }
         let long = cut_long_lines(free, end, self.intake.limits.max_event_bytes);
         self.filled = start + long.end;

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `time` | when it was given up, in seconds since 1970 |
 //! | `reason` | why |
-//! | `event` | the event, as text; or |
+//! | `event` | the event without its line ending, as text; or |
 //! | `event_bytes` | the event as an array of bytes, if it is not UTF-8 |
 
 use std::{
@@ -21,6 +21,8 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use streamgate_spool::{Appended, Dropped, Fsync, OpenError, Settings, Spool, WhenFull};
 use utoipa::ToSchema;
+
+use crate::ingest::framing::line_ending;
 
 /// Most bytes of letters that are taken out at once.
 const MAX_TAKEN_BYTES: usize = 4 * 1024 * 1024;
@@ -187,7 +189,7 @@ impl DeadLetters {
             });
             if let Some(event) = event {
                 taken.lines.extend_from_slice(&event);
-                taken.lines.push(b'\n');
+                taken.lines.extend_from_slice(line_ending(&event));
                 taken.events += 1;
             }
         }

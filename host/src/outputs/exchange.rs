@@ -15,6 +15,8 @@ use reqwest::{
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
+use super::queue::Arrived;
+
 /// The body of one request, before compression.
 #[derive(Debug, Default)]
 pub(super) struct Payload {
@@ -108,15 +110,9 @@ pub(super) trait Format: Debug + Send {
     /// Returns the value of `Content-Type`.
     fn content_type(&self) -> &'static str;
 
-    /// Writes events, which come without their line ends, into one body, from the front and in
-    /// order, as many as the receiver's limits and `most` (events, at least one) let. `at` is when
-    /// they came to the gate.
-    fn encode(
-        &mut self,
-        events: &mut dyn Iterator<Item = &[u8]>,
-        most: usize,
-        at: SystemTime,
-    ) -> Payload;
+    /// Writes events into one body, from the front and in order, as many as the receiver's limits
+    /// and `most` (events, at least one) let.
+    fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload;
 
     /// Adds what depends on the body, such as a signature. `body` is what travels, compressed if it
     /// is.

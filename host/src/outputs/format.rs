@@ -6,18 +6,27 @@
 //! | `ndjson` | one JSON value a line | `{"message": "..."}` |
 //! | `json_array` | one array of JSON values | `{"message": "..."}` |
 //!
-//! Bytes that are not UTF-8 become U+FFFD in JSON.
+//! What an event is in JSON is decided in one place, [`json_value`]: it is put in as it is only if
+//! every receiver can read it there. Bytes that are not UTF-8 and escapes of half a surrogate pair
+//! become U+FFFD. The line ending, LF or CRLF, is no part of it.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, fmt, time::SystemTime};
 
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::exchange::{Format, Payload};
+use super::{
+    exchange::{Format, Payload},
+    queue::Arrived,
+};
 
 pub(super) mod cloudwatch;
 pub(super) mod datadog;
 pub(super) mod newrelic;
 mod sigv4;
+
+/// Most levels of arrays and objects in an event that is put into JSON as it is. Parsers have
+/// limits, of which 64 is the lowest that is common (.NET's), and a format adds up to four levels.
+const MAX_DEPTH: u8 = 60;
 
 /// One event a line, as it is.
 #[derive(Debug)]
@@ -30,14 +39,9 @@ impl Format for Lines {
         "text/plain"
     }
 
-    fn encode(
-        &mut self,
-        events: &mut dyn Iterator<Item = &[u8]>,
-        most: usize,
-        _at: SystemTime,
-    ) -> Payload {
+    fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload {
         let mut payload = Payload::default();
-        for event in events.take(most) {
+        for Arrived { line: event, .. } in events.take(most) {
             let full = payload.body.len() + event.len() + 1 > self.max_bytes;
             if full && payload.consumed > 0 {
                 break;
@@ -55,6 +59,8 @@ impl Format for Lines {
 pub(super) struct Json {
     pub(super) max_bytes: usize,
     pub(super) array: bool,
+    /// Whether all values are objects: any other becomes the `message` of one.
+    pub(super) objects: bool,
 }
 
 impl Format for Json {
@@ -65,12 +71,7 @@ impl Format for Json {
         }
     }
 
-    fn encode(
-        &mut self,
-        events: &mut dyn Iterator<Item = &[u8]>,
-        most: usize,
-        _at: SystemTime,
-    ) -> Payload {
+    fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload {
         let mut payload = Payload::default();
         let (mut begin, end) = match self.array {
             true => (b"[".as_slice(), b"]".as_slice()),
@@ -81,11 +82,15 @@ impl Format for Json {
         for event in events.take(most) {
             let before = body.len();
             body.extend_from_slice(begin);
-            match is_json(event) {
-                true => body.extend_from_slice(event.trim_ascii()),
-                false => {
+            let value = match self.objects {
+                true => json_object(event.text()),
+                false => json_value(event.text()),
+            };
+            match value {
+                Some(value) => body.extend_from_slice(value.as_bytes()),
+                None => {
                     body.extend_from_slice(b"{\"message\":");
-                    push_string(body, event);
+                    push_string(body, event.text());
                     body.push(b'}');
                 }
             }
@@ -101,14 +106,156 @@ impl Format for Json {
     }
 }
 
-/// Whether an event is one JSON value, and no more.
-pub(super) fn is_json(event: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(event).is_ok()
+/// Returns an event's text as the JSON value that it is, on one line, to be put into a larger one;
+/// `None` if it is text that has to become a JSON string.
+///
+/// A value is JSON if a strict receiver can read it: no number beyond a 64-bit float, no more than
+/// [`MAX_DEPTH`] levels.
+pub(super) fn json_value(text: &[u8]) -> Option<Cow<'_, str>> {
+    let text = without_mark(text).trim_ascii();
+    // Most texts are told by their first byte.
+    let begins = matches!(
+        text.first()?,
+        b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n'
+    );
+    if !begins {
+        return None;
+    }
+    let text = String::from_utf8_lossy(text);
+    let value = match is_strict(&text) {
+        true => text,
+        false => {
+            let replaced = without_lone_surrogates(&text)?;
+            is_strict(&replaced).then_some(Cow::Owned(replaced))?
+        }
+    };
+    // Strings have no such byte; between values it is white space, and some readers of lines end
+    // one there.
+    Some(match value.contains('\r') {
+        true => Cow::Owned(value.replace('\r', " ")),
+        false => value,
+    })
 }
 
-/// Whether an event is a JSON object.
-pub(super) fn is_object(event: &[u8]) -> bool {
-    event.trim_ascii_start().first() == Some(&b'{') && is_json(event)
+/// As [`json_value`], if the value is an object.
+pub(super) fn json_object(text: &[u8]) -> Option<Cow<'_, str>> {
+    let is_object = without_mark(text).trim_ascii_start().first() == Some(&b'{');
+    is_object.then(|| json_value(text)).flatten()
+}
+
+/// Takes off the byte order mark with which Windows programs begin a text; no JSON may begin with
+/// it.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+fn is_strict(text: &str) -> bool {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Strict { levels: MAX_DEPTH };
+    value.deserialize(&mut reader).is_ok() && reader.end().is_ok()
+}
+
+/// A JSON value of so many levels at most; read and forgotten.
+#[derive(Clone, Copy)]
+struct Strict {
+    levels: u8,
+}
+
+impl Strict {
+    fn inner<E: Error>(self) -> Result<Self, E> {
+        let levels = self.levels.checked_sub(1);
+        levels
+            .map(|levels| Self { levels })
+            .ok_or_else(|| E::custom("nested too deeply"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while elements.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while members.next_key_seed(inner)?.is_some() {
+            members.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces each escape of half a surrogate pair (`\ud800`), which stands for no character, with
+/// `\ufffd`; `None` if there is none.
+fn without_lone_surrogates(json: &str) -> Option<String> {
+    let bytes = json.as_bytes();
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut replaced, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = memchr::memchr(b'\\', bytes.get(at..)?) {
+        let escape = at + found;
+        at = match unit(escape) {
+            Some(0xd800..=0xdbff) if matches!(unit(escape + 6), Some(0xdc00..=0xdfff)) => {
+                escape + 12
+            }
+            Some(0xd800..=0xdfff) => {
+                replaced.push_str(&json[copied..escape]);
+                replaced.push_str("\\ufffd");
+                copied = escape + 6;
+                copied
+            }
+            _ => escape + 2,
+        };
+    }
+    (copied > 0).then(|| replaced + &json[copied..])
+}
+
+/// Returns a time in milliseconds since 1970.
+fn milliseconds(at: SystemTime) -> u128 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis()
 }
 
 /// Appends text as a JSON string. What is not UTF-8 becomes U+FFFD.
@@ -146,8 +293,9 @@ pub(super) mod tests {
         let mut bodies = Vec::new();
         let mut done = 0;
         while done < events.len() {
-            let mut rest = events[done..].iter().map(Vec::as_slice);
-            let payload = format.encode(&mut rest, most, SystemTime::UNIX_EPOCH);
+            let at = SystemTime::now();
+            let mut rest = events[done..].iter().map(|line| Arrived { line, at });
+            let payload = format.encode(&mut rest, most);
             assert!((1..=most).contains(&payload.consumed));
             assert!(payload.set_aside.is_empty());
             done += payload.consumed;
@@ -160,6 +308,7 @@ pub(super) mod tests {
         let event = prop_oneof![
             "[^\n]{0,40}".prop_map(String::into_bytes),
             Just(br#" {"level": "INFO", "n": 1e400} "#.to_vec()),
+            Just(b" {\"level\": \"\xff\",\r \"s\": \"\\ud83d\\ude00\"} \r".to_vec()),
             Just(b"\xff\xfe \"quoted\"\t\x00".to_vec()),
             Just(b"[1, 2]".to_vec()),
             Just(b"7".to_vec()),
@@ -167,10 +316,14 @@ pub(super) mod tests {
         prop::collection::vec(event, 1..60)
     }
 
-    fn expected(event: &[u8]) -> Value {
-        match serde_json::from_slice(event) {
-            Ok(value) if is_json(event) => value,
-            _ => serde_json::json!({"message": String::from_utf8_lossy(event)}),
+    /// What a strict receiver finds.
+    fn expected(event: &[u8], objects: bool) -> Value {
+        let event = event.strip_suffix(b"\r").unwrap_or(event);
+        let text = String::from_utf8_lossy(event);
+        match serde_json::from_str(text.trim_ascii()) {
+            Ok(value @ Value::Object(_)) => value,
+            Ok(value) if !objects => value,
+            _ => serde_json::json!({"message": text}),
         }
     }
 
@@ -178,13 +331,9 @@ pub(super) mod tests {
         #[test]
         fn every_event_is_in_one_body_of_valid_json_within_the_limits(
             events in events(), most in 1_usize..20, max_bytes in 1_usize..300, array: bool,
+            objects: bool,
         ) {
-            // A number that `Value` cannot hold is valid JSON; it only cannot be compared.
-            let events: Vec<Vec<u8>> = events
-                .into_iter()
-                .map(|event| String::from_utf8_lossy(&event).replace("1e400", "1e4").into_bytes())
-                .collect();
-            let mut format = Json { max_bytes, array };
+            let mut format = Json { max_bytes, array, objects };
             let mut found = Vec::new();
             for body in bodies(&mut format, &events, most) {
                 let values: Vec<Value> = match array {
@@ -199,8 +348,50 @@ pub(super) mod tests {
                 prop_assert!(body.len() <= max_bytes || values.len() == 1);
                 found.extend(values);
             }
-            let expected: Vec<Value> = events.iter().map(|event| expected(event)).collect();
+            let expected: Vec<Value> =
+                events.iter().map(|event| expected(event, objects)).collect();
             prop_assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn only_what_a_strict_receiver_reads_is_put_in_as_it_is() {
+        let value = |text: &[u8]| json_value(text).map(Cow::into_owned);
+        let nested = |levels: usize| [vec![b'['; levels], vec![b']'; levels]].concat();
+        assert!(value(&nested(60)).is_some());
+        for text in [
+            &nested(61)[..],
+            &nested(100_000),
+            br#"{"n":1e400}"#,
+            b"{\"a\":1}\xff",
+            b"{\"a\":\"\t\"}",
+            br#""\u12""#,
+            br#"{"a":1} {"b":2}"#,
+            b"",
+        ] {
+            assert_eq!(value(text), None, "{}", text.escape_ascii());
+        }
+        for (text, expected) in [
+            (
+                &b"{\"a\":\"bad \xff byte\"}"[..],
+                "{\"a\":\"bad \u{fffd} byte\"}",
+            ),
+            (br#"{"a":"\ud800"}"#, r#"{"a":"\ufffd"}"#),
+            (
+                br#"{"a":"\udc00\ud800x\\ud800"}"#,
+                r#"{"a":"\ufffd\ufffdx\\ud800"}"#,
+            ),
+            (
+                br#"["\uD83D\ude00", "\ude00"]"#,
+                r#"["\uD83D\ude00", "\ufffd"]"#,
+            ),
+            (b" {\r\"a\":1}\r", "{ \"a\":1}"),
+            (b"-7", "-7"),
+            (b"\xef\xbb\xbf{}", "{}"),
+        ] {
+            assert_eq!(value(text).as_deref(), Some(expected));
+        }
+        assert_eq!(json_object(b"[{}]"), None);
+        assert!(json_object(b" {}").is_some());
     }
 }

@@ -34,7 +34,7 @@ use super::{
     pace::Cause,
     queue::{Group, Origin},
     runner::Attempt,
-    settings::{Compression, FormatSettings, Framing, HttpSettings, Method},
+    settings::{Compression, FormatSettings, Framing, HttpSettings, Method, Values},
     tls,
 };
 
@@ -113,10 +113,11 @@ impl HttpRequests {
     pub(super) fn new(client: Client, settings: Arc<HttpSettings>) -> Self {
         let max_bytes = settings.batching.max_bytes;
         let format: Box<dyn Format> = match &settings.format {
-            FormatSettings::Framed(Framing::Lines) => Box::new(Lines { max_bytes }),
-            FormatSettings::Framed(framing) => Box::new(Json {
+            FormatSettings::Framed(Framing::Lines, _) => Box::new(Lines { max_bytes }),
+            FormatSettings::Framed(framing, values) => Box::new(Json {
                 max_bytes,
                 array: *framing == Framing::JsonArray,
+                objects: *values == Values::Objects,
             }),
             FormatSettings::Datadog => Box::new(Datadog { max_bytes }),
             FormatSettings::NewRelic { common } => Box::new(NewRelic {
@@ -239,8 +240,7 @@ impl HttpRequests {
         }
         let most = self.settings.batching.max_events.unwrap_or(batch_size);
         let most = most.min(self.most_events).max(1);
-        let at = group.origin().at;
-        let mut payload = self.format.encode(&mut group.lines(done), most, at);
+        let mut payload = self.format.encode(&mut group.events_behind(done), most);
         let bytes = bytes_of(group, done, payload.consumed);
         let body = match std::mem::take(&mut payload.body) {
             body if body.is_empty() => None,
@@ -364,9 +364,9 @@ fn filled(settings: &HttpSettings) -> Result<HeaderMap, String> {
 /// Returns the bytes of the first events behind `done`.
 fn bytes_of(group: &Group, done: usize, events: usize) -> usize {
     group
-        .lines(done)
+        .events_behind(done)
         .take(events)
-        .map(|line| line.len() + 1)
+        .map(|event| event.line.len() + 1)
         .sum()
 }
 

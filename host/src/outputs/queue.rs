@@ -104,20 +104,82 @@ pub(super) struct Group {
 #[derive(Debug)]
 enum Parts {
     Shared(Vec<Arc<Delivery>>),
-    Lines(Vec<u8>),
+    Lines(Box<Lines>),
+}
+
+/// Whole events of a group's own, each with a line feed.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    bytes: Vec<u8>,
+    /// When the events came, each time with where the events of that time end; ascending.
+    times: Vec<(usize, SystemTime)>,
+}
+
+impl Lines {
+    /// Appends whole events that came at that time.
+    pub(super) fn push(&mut self, events: &[u8], at: SystemTime) {
+        self.bytes.extend_from_slice(events);
+        self.end_at(at);
+    }
+
+    /// Appends an event without its line feed.
+    pub(super) fn push_line(&mut self, line: &[u8], at: SystemTime) {
+        self.bytes.extend_from_slice(line);
+        self.bytes.push(b'\n');
+        self.end_at(at);
+    }
+
+    fn end_at(&mut self, at: SystemTime) {
+        let end = self.bytes.len();
+        match self.times.last_mut() {
+            Some((last_end, last)) if *last == at => *last_end = end,
+            _ => self.times.push((end, at)),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// An event, and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrived<'a> {
+    /// The line without its line feed; of a sender that ends lines with CRLF, with the CR.
+    pub(super) line: &'a [u8],
+    pub(super) at: SystemTime,
+}
+
+impl<'a> Arrived<'a> {
+    /// Returns the event's text without its line ending, LF or CRLF.
+    pub(super) fn text(self) -> &'a [u8] {
+        self.line.strip_suffix(b"\r").unwrap_or(self.line)
+    }
 }
 
 impl Group {
-    /// Makes a group of events of its own; each ends with a line feed.
-    pub(super) fn of_lines(lines: Vec<u8>, origin: Origin) -> Self {
-        let (events, bytes) = (count_events(&lines) as u64, lines.len());
-        Self::new(Parts::Lines(lines), events, bytes, origin)
+    /// Makes a group of events of its own.
+    pub(super) fn of_lines(lines: Lines, origin: Origin) -> Self {
+        let (events, bytes) = (count_events(&lines.bytes) as u64, lines.len());
+        Self::new(Parts::Lines(Box::new(lines)), events, bytes, origin)
     }
 
     /// Copies what follows the first `bytes`, whole events.
     pub(super) fn rest(&self, bytes: usize) -> Self {
-        let rest = self.slices(bytes).flatten().copied().collect();
+        let mut rest = Lines::default();
+        self.copy_rest(bytes, &mut rest);
         Self::of_lines(rest, self.origin)
+    }
+
+    /// Appends what follows the first `bytes`, whole events, to `lines`.
+    pub(super) fn copy_rest(&self, bytes: usize, lines: &mut Lines) {
+        for (slice, at) in self.timed_slices(bytes) {
+            lines.push(slice, at);
+        }
     }
 
     fn of_deliveries(deliveries: Vec<Arc<Delivery>>) -> Self {
@@ -188,30 +250,46 @@ impl Group {
 
     /// Iterates over the events' bytes behind the first `skip`, as slices of whole events.
     pub(super) fn slices(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
+        self.timed_slices(skip).map(|(slice, _)| slice)
+    }
+
+    /// As [`Self::slices`], each with when its events came.
+    pub(super) fn timed_slices(&self, skip: usize) -> impl Iterator<Item = (&[u8], SystemTime)> {
         let (shared, lines) = match &self.parts {
             Parts::Shared(deliveries) => (&deliveries[..], None),
-            Parts::Lines(lines) => (&[][..], Some(&lines[..])),
+            Parts::Lines(lines) => (&[][..], Some(lines)),
         };
+        let of_lines = lines.into_iter().flat_map(|lines| {
+            let mut from = 0;
+            lines.times.iter().map(move |(end, at)| {
+                let slice = &lines.bytes[from..*end];
+                from = *end;
+                (slice, *at)
+            })
+        });
         let mut skip = skip;
         shared
             .iter()
-            .flat_map(|delivery| delivery.block.slices())
-            .chain(lines)
-            .filter_map(move |slice| {
+            .flat_map(|delivery| {
+                let at = delivery.origin.at;
+                delivery.block.slices().map(move |slice| (slice, at))
+            })
+            .chain(of_lines)
+            .filter_map(move |(slice, at)| {
                 let skipped = skip.min(slice.len());
                 skip -= skipped;
-                (skipped < slice.len()).then(|| &slice[skipped..])
+                (skipped < slice.len()).then(|| (&slice[skipped..], at))
             })
     }
 
-    /// Iterates over the events behind the first `skip` bytes, without their line ends.
-    pub(super) fn lines(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
-        self.slices(skip).flat_map(|slice| {
+    /// Iterates over the events behind the first `skip` bytes.
+    pub(super) fn events_behind(&self, skip: usize) -> impl Iterator<Item = Arrived<'_>> {
+        self.timed_slices(skip).flat_map(|(slice, at)| {
             let mut from = 0;
             memchr::memchr_iter(b'\n', slice).map(move |end| {
                 let line = &slice[from..end];
                 from = end + 1;
-                line
+                Arrived { line, at }
             })
         })
     }

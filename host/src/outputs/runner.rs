@@ -32,7 +32,7 @@ use super::{
     http::HttpRequests,
     lifecycle::{Entry, Phase},
     pace::{Cause, Pace},
-    queue::{Filling, Group, OutputQueue},
+    queue::{Arrived, Filling, Group, Lines, OutputQueue},
     settings::SpoolSettings,
     spooling::{Place, Spooled, Spooling},
     tcp::TcpLines,
@@ -500,7 +500,7 @@ impl Lane {
                 Attempt::Rejected { bytes, error } => {
                     let from = work.done_bytes;
                     let events = work.group.events_in(from, bytes);
-                    lost += desk.refuse(work.group.lines(from), events, &error);
+                    lost += desk.refuse(work.group.events_behind(from), events, &error);
                     work.advance(bytes);
                     turn.succeeded();
                     desk.state.refuses(&error);
@@ -623,7 +623,12 @@ impl Desk {
 
     /// Keeps events that will never be taken with the dead letters, or counts them as discarded and
     /// returns how many were.
-    fn refuse<'a>(&self, events: impl Iterator<Item = &'a [u8]>, count: u64, error: &str) -> u64 {
+    fn refuse<'a>(
+        &self,
+        events: impl Iterator<Item = Arrived<'a>>,
+        count: u64,
+        error: &str,
+    ) -> u64 {
         let mut last = self.last_refusal_log.lock();
         if last.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
@@ -647,7 +652,7 @@ impl Desk {
 
     fn bury<'a>(
         &self,
-        events: impl Iterator<Item = &'a [u8]>,
+        events: impl Iterator<Item = Arrived<'a>>,
         count: u64,
         error: &str,
         otherwise: DiscardReason,
@@ -661,7 +666,7 @@ impl Desk {
         let bury = || {
             let (mut kept, mut lost, mut dropped) = (0, 0, 0);
             for event in events.take(count) {
-                match letters.keep(event, error) {
+                match letters.keep(event.text(), error) {
                     Ok(older) => {
                         kept += 1;
                         dropped += older.events;
@@ -690,23 +695,20 @@ impl Desk {
     ) -> (u64, Option<Group>) {
         let mut rejected = rejected.iter().peekable();
         let mut retry = retry.iter().peekable();
-        let (mut again, mut sent, mut sent_bytes) = (Vec::new(), events, bytes as u64);
+        let (mut again, mut sent, mut sent_bytes) = (Lines::default(), events, bytes as u64);
         let mut lost = 0;
         let count = usize::try_from(events).unwrap_or(usize::MAX);
-        for (index, line) in group.lines(from).take(count).enumerate() {
+        for (index, event) in group.events_behind(from).take(count).enumerate() {
             let refused = rejected.next_if(|refused| refused.index == index);
             let retried = retry.next_if(|retried| **retried == index).is_some();
             if refused.is_none() && !retried {
                 continue;
             }
             sent -= 1;
-            sent_bytes -= line.len() as u64 + 1;
+            sent_bytes -= event.line.len() as u64 + 1;
             match refused {
-                Some(refused) => lost += self.refuse([line].into_iter(), 1, &refused.reason),
-                None => {
-                    again.extend_from_slice(line);
-                    again.push(b'\n');
-                }
+                Some(refused) => lost += self.refuse([event].into_iter(), 1, &refused.reason),
+                None => again.push_line(event.line, event.at),
             }
         }
         self.entry.name.account.sent(sent, sent_bytes);
@@ -718,7 +720,7 @@ impl Desk {
     fn give_up(&self, work: &mut Work<'_>, error: &str) -> u64 {
         let events = work.events_left();
         warn!(output = %self.entry.name.id, events, error, "gave events up");
-        let left = work.group.lines(work.done_bytes);
+        let left = work.group.events_behind(work.done_bytes);
         let lost = self.bury(left, events, error, DiscardReason::GaveUp);
         work.advance(work.group.bytes() - work.done_bytes);
         lost
@@ -755,11 +757,10 @@ impl<'a> Work<'a> {
         if works.len() == 1 && work.done_bytes == 0 {
             return None;
         }
-        let left = works
-            .iter()
-            .rev()
-            .flat_map(|work| work.group.slices(work.done_bytes));
-        let lines = left.flatten().copied().collect();
+        let mut lines = Lines::default();
+        for work in works.iter().rev() {
+            work.group.copy_rest(work.done_bytes, &mut lines);
+        }
         Some(Group::of_lines(lines, work.group.origin()))
     }
 

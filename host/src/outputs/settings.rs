@@ -10,6 +10,7 @@
 //! | | `method` | `POST` or `PUT` | `POST` |
 //! | | `headers` | an object of names and values, sent with every request; `${env:NAME}` and `${file:/path}` stand for secrets | none |
 //! | | `framing` | `lines`, `ndjson` or `json_array`; see [`Framing`] | `lines` |
+//! | | `values` | of `ndjson` and `json_array`, `any` or `objects`; see [`Values`] | `any` |
 //! | | `compression` | `none`, `gzip` or `zstd` | `none` |
 //! | | `timeout_ms` | for a whole request, 1 to 300,000 | 30,000 |
 //! | | `max_batch_bytes` | of a body before compression, 1 KiB to 64 MiB; a single larger event is sent alone | 1 MiB |
@@ -27,6 +28,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use reqwest::header::HeaderName;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+use tracing::warn;
 
 use super::{
     destination::{OutputPolicy, refused},
@@ -204,11 +206,21 @@ pub enum Framing {
     JsonArray,
 }
 
+/// What the JSON values of a body are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Values {
+    /// What an event is: an object, a number, an array, ...; text as `{"message": "..."}`.
+    Any,
+    /// Objects: any other event as `{"message": "..."}`.
+    Objects,
+}
+
 /// How events are written into a body, and what answers mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormatSettings {
     /// As any receiver takes it.
-    Framed(Framing),
+    Framed(Framing, Values),
     /// Datadog's log intake.
     Datadog,
     /// New Relic's Log API.
@@ -260,6 +272,7 @@ struct HttpFields {
     url: String,
     method: Option<Method>,
     framing: Option<Framing>,
+    values: Option<Values>,
 }
 
 /// What all outputs have in common that send requests.
@@ -400,11 +413,82 @@ impl OutputSettings {
             Target::File(_) => "file",
             Target::Tcp(_) => "tcp",
             Target::Http(http) => match http.format {
-                FormatSettings::Framed(_) => "http",
+                FormatSettings::Framed(..) => "http",
                 FormatSettings::Datadog => "datadog",
                 FormatSettings::NewRelic { .. } => "newrelic",
                 FormatSettings::CloudWatch(_) => "cloudwatch",
             },
+        }
+    }
+}
+
+/// Header fields that HTTP or the gate sets, and who does. Names are lower-case.
+const OWN_HEADERS: [(&str, &str); 15] = [
+    ("connection", "it belongs to the connection"),
+    (
+        "content-encoding",
+        "the output sets it; see its field `compression`",
+    ),
+    ("content-length", "the output sets it"),
+    ("expect", "it belongs to the connection"),
+    ("host", "the output sets it from the url"),
+    ("http2-settings", "it belongs to the connection"),
+    ("keep-alive", "it belongs to the connection"),
+    ("proxy-connection", "it belongs to the connection"),
+    ("te", "it belongs to the connection"),
+    ("trailer", "it belongs to the connection"),
+    ("transfer-encoding", "it belongs to the connection"),
+    ("upgrade", "it belongs to the connection"),
+    ("x-streamgate-batch", "the gate sets it"),
+    ("x-streamgate-bypassed", "the gate sets it"),
+    ("x-streamgate-revision", "the gate sets it"),
+];
+
+/// Says who sets a header field, if it is not for the settings to set.
+fn owner_of(name: &str, of_format: &[&str]) -> Option<&'static str> {
+    let is = |own: &str| name.trim().eq_ignore_ascii_case(own);
+    let own = OWN_HEADERS.iter().find(|(own, _)| is(own));
+    let vendors = of_format.iter().any(|own| is(own));
+    own.map(|(_, owner)| *owner)
+        .or(vendors.then_some("the type of the output sets it"))
+}
+
+/// Refuses header fields that are not for the settings to set.
+///
+/// # Errors
+/// [`Invalid`] at the first of them.
+pub(super) fn check_headers(output: &Output, format: &FormatSettings) -> Result<(), Invalid> {
+    let given = output.settings.get("headers").and_then(Value::as_object);
+    for name in given.into_iter().flat_map(Map::keys) {
+        if let Some(owner) = owner_of(name, format.own_headers()) {
+            return Err(Invalid::new(
+                "reserved_header",
+                header_pointer(name),
+                format!(
+                    "`headers` has `{name}`, but {owner}; expected names that neither HTTP nor the \
+                     output sets: remove it"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl FormatSettings {
+    /// Returns the names of header fields that requests of this format depend on, lower-case.
+    fn own_headers(&self) -> &'static [&'static str] {
+        match self {
+            Self::Framed(..) => &[],
+            Self::Datadog => &["content-type", "dd-api-key"],
+            Self::NewRelic { .. } => &["content-type", "api-key"],
+            Self::CloudWatch(_) => &[
+                "content-type",
+                "authorization",
+                "x-amz-content-sha256",
+                "x-amz-date",
+                "x-amz-security-token",
+                "x-amz-target",
+            ],
         }
     }
 }
@@ -574,11 +658,21 @@ fn parse_http(
     common: RequestFields,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
+    let framing = fields.framing.unwrap_or(Framing::Lines);
+    if fields.values.is_some() && framing == Framing::Lines {
+        return Err(Invalid::new(
+            "invalid_output",
+            "/values",
+            "`values` is given, but `framing` is `lines`, which sends events as they are; expected \
+             `ndjson` or `json_array`, or no `values`",
+        ));
+    }
+    let values = fields.values.unwrap_or(Values::Any);
     let preset = Preset {
         url: parse_url(&fields.url, "/url", policy)?,
         method: fields.method.unwrap_or(Method::Post),
         headers: Vec::new(),
-        format: FormatSettings::Framed(fields.framing.unwrap_or(Framing::Lines)),
+        format: FormatSettings::Framed(framing, values),
         compressions: &[Compression::None, Compression::Gzip, Compression::Zstd],
         max_bytes: 1024 * 1024,
         max_events: None,
@@ -623,7 +717,17 @@ impl Preset {
             ));
         }
         let mut headers = self.headers;
-        headers.extend(parse_headers(common.headers.unwrap_or_default())?);
+        let of_format = self.format.own_headers();
+        let mut given = common.headers.unwrap_or_default();
+        // A config from before they were refused keeps running, without them.
+        given.retain(|name, _| {
+            let owner = owner_of(name, of_format);
+            if let Some(owner) = owner {
+                warn!(header = %name, "a header of an output is ignored: {owner}; remove it");
+            }
+            owner.is_none()
+        });
+        headers.extend(parse_headers(given)?);
         let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
         let max_events = within("max_batch_events", common.max_batch_events, 1..=10_000)?;
         let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
@@ -679,6 +783,10 @@ pub(super) fn parse_url(
     Ok(url)
 }
 
+fn header_pointer(name: &str) -> String {
+    format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
 fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Template)>, Invalid> {
     if given.len() > MAX_HEADERS {
         return Err(Invalid::new(
@@ -692,7 +800,7 @@ fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Tem
     }
     let mut headers = Vec::new();
     for (name, value) in given {
-        let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+        let pointer = header_pointer(&name);
         let invalid = |what| {
             Invalid::new(
                 "invalid_header",

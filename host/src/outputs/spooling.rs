@@ -14,8 +14,8 @@
 //! `fill` of the successor waits.
 //!
 //! A record is 17 bytes, numbers little-endian, and then the events, each with its line feed: the
-//! revision (u64), milliseconds since 1970 at which they left the chain (u64), and 1 if a rule let
-//! some of them pass untouched (u8).
+//! revision (u64), milliseconds since 1970 at which the first of them left the chain (u64), and 1
+//! if a rule let some of them pass untouched (u8).
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -40,11 +40,14 @@ use tracing::{error, info, warn};
 use super::{
     OutputState,
     lifecycle::{Entry, Phase},
-    queue::{Filling, Group, Origin},
+    queue::{Filling, Group, Lines, Origin},
 };
 use crate::books::DiscardReason;
 
 const PREFIX_BYTES: usize = 17;
+
+/// Most time between the events of a record, which has one time for all of them.
+const MAX_TIME_APART: Duration = Duration::from_millis(500);
 
 /// How long a thread waits before it looks again whether it is to end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -417,7 +420,7 @@ impl Spooling {
 
     /// Reads records until there is enough to send.
     fn next(&self, spool: &Spool, filling: Filling) -> Option<Spooled> {
-        let (mut lines, mut records, mut events) = (Vec::new(), Vec::new(), 0);
+        let (mut lines, mut records, mut events) = (Lines::default(), Vec::new(), 0);
         let mut origin: Option<Origin> = None;
         let mut deadline = None;
         while lines.len() < filling.bytes {
@@ -441,7 +444,7 @@ impl Spooling {
                 spool.acknowledge([record.position]);
                 continue;
             };
-            lines.extend_from_slice(given);
+            lines.push(given, from.at);
             records.push((record.position, lines.len()));
             events += u64::from(record.events);
             let bypassed = from.bypassed || origin.is_some_and(|origin| origin.bypassed);
@@ -470,18 +473,29 @@ struct Filled {
 /// Whole events of a group, to become a record.
 struct NextRecord<'a> {
     slices: Vec<&'a [u8]>,
+    /// When the first of them came.
+    at: Option<SystemTime>,
     bytes: usize,
     events: u64,
 }
 
-/// Returns as many whole events behind the first `done` bytes as fit, one at least.
+/// Returns as many whole events behind the first `done` bytes as fit and came at about the same
+/// time, one at least.
 fn next_record(group: &Group, done: usize, most: usize) -> NextRecord<'_> {
     let mut record = NextRecord {
         slices: Vec::new(),
+        at: None,
         bytes: 0,
         events: 0,
     };
-    for slice in group.slices(done) {
+    for (slice, at) in group.timed_slices(done) {
+        let first = *record.at.get_or_insert(at);
+        let apart = at
+            .duration_since(first)
+            .unwrap_or_else(|error| error.duration());
+        if apart > MAX_TIME_APART {
+            break;
+        }
         let room = most.saturating_sub(record.bytes);
         let whole = match slice.get(..room) {
             None => slice,
@@ -505,7 +519,8 @@ fn next_record(group: &Group, done: usize, most: usize) -> NextRecord<'_> {
 
 fn append(spool: &Spool, group: &Group, record: &NextRecord<'_>) -> Append {
     let origin = group.origin();
-    let at = origin.at.duration_since(SystemTime::UNIX_EPOCH);
+    let at = record.at.unwrap_or(origin.at);
+    let at = at.duration_since(SystemTime::UNIX_EPOCH);
     let at_ms = u64::try_from(at.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
     let mut prefix = [0; PREFIX_BYTES];
     prefix[..8].copy_from_slice(&origin.revision.to_le_bytes());

@@ -6,9 +6,11 @@
 //! | events in a request | 10,000 |
 //! | one event | 1,000,000 bytes with its 26; what is behind is cut off |
 //! | age of an event | not older than 14 days, not 2 hours in the future: refused one by one |
+//! | times of a request | in order, and within 24 hours |
 //!
-//! All events of a request have the time at which they left the chain, so they are in order, and within 24
-//! hours. The log group and the stream are created when they are missing, if `create` says so.
+//! An event has the time at which it left the chain, or that of the event before it, if that is
+//! later: workers hand their events over side by side. The log group and the stream are created
+//! when they are missing, if `create` says so.
 //!
 //! | answer | what is done |
 //! | --- | --- |
@@ -34,9 +36,10 @@ use serde_json::json;
 use super::{
     super::{
         exchange::{Answer, First, Format, Outcome, Payload, Refused, by_status, said},
+        queue::Arrived,
         secret::Secret,
     },
-    cut, push_string,
+    cut, milliseconds, push_string,
     sigv4::{Credentials, Scope, sign},
 };
 
@@ -48,6 +51,9 @@ const EVENT_BYTES: usize = 26;
 
 /// Most events in a request.
 const MAX_EVENTS: usize = 10_000;
+
+/// Most milliseconds between the first event of a request and the last.
+const MAX_SPAN_MS: u128 = 24 * 60 * 60 * 1_000;
 
 /// Most bytes of one event, with [`EVENT_BYTES`].
 const MAX_EVENT_BYTES: usize = 1_000_000;
@@ -86,14 +92,7 @@ impl Format for CloudWatch {
         "application/x-amz-json-1.1"
     }
 
-    fn encode(
-        &mut self,
-        events: &mut dyn Iterator<Item = &[u8]>,
-        most: usize,
-        at: SystemTime,
-    ) -> Payload {
-        let ms = at.duration_since(SystemTime::UNIX_EPOCH);
-        let ms = ms.unwrap_or_default().as_millis();
+    fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload {
         let mut payload = Payload::default();
         let body = &mut payload.body;
         body.extend_from_slice(b"{\"logGroupName\":");
@@ -101,8 +100,13 @@ impl Format for CloudWatch {
         body.extend_from_slice(b",\"logStreamName\":");
         push_string(body, self.settings.stream.as_bytes());
         body.extend_from_slice(b",\"logEvents\":[");
-        let mut counted = 0;
+        let (mut counted, mut first, mut last) = (0, None, 0);
         for event in events.take(most.min(MAX_EVENTS)) {
+            let ms = milliseconds(event.at).max(last);
+            if ms - *first.get_or_insert(ms) > MAX_SPAN_MS {
+                break;
+            }
+            let event = event.text();
             // What is not UTF-8 may grow to three times its size.
             let text = String::from_utf8_lossy(cut(event, MAX_EVENT_BYTES - EVENT_BYTES));
             let text = cut(text.as_bytes(), MAX_EVENT_BYTES - EVENT_BYTES);
@@ -119,6 +123,7 @@ impl Format for CloudWatch {
             push_string(body, text);
             body.push(b'}');
             payload.consumed += 1;
+            last = ms;
         }
         body.extend_from_slice(b"]}");
         payload
@@ -297,7 +302,30 @@ mod tests {
 
     fn encode(events: &[&[u8]]) -> Payload {
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_234);
-        format().encode(&mut events.iter().copied(), usize::MAX, at)
+        let mut events = events.iter().map(|line| Arrived { line, at });
+        format().encode(&mut events, usize::MAX)
+    }
+
+    #[test]
+    fn times_of_a_request_are_in_order_and_within_a_day() {
+        let times = [5_000, 4_000, 6_000, 86_405_000, 86_405_001];
+        let mut events = times.into_iter().map(|ms| Arrived {
+            line: b"x\r",
+            at: SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(ms),
+        });
+        let payload = format().encode(&mut events, usize::MAX);
+        assert_eq!(payload.consumed, 4);
+        let body: Value = serde_json::from_slice(&payload.body).unwrap();
+        let found: Vec<_> = body["logEvents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| (event["timestamp"].as_u64().unwrap(), &event["message"]))
+            .collect();
+        let expected =
+            [5_000, 5_000, 6_000, 86_405_000].map(|ms| (ms, &body["logEvents"][0]["message"]));
+        assert_eq!(found, expected);
+        assert_eq!(body["logEvents"][0]["message"], "x");
     }
 
     fn outcome(status: u16, body: &str, events: usize) -> Outcome {

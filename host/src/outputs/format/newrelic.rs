@@ -13,11 +13,12 @@
 //! Sources: New Relic docs, "Introduction to the Log API" and "Log data limits"; Vector,
 //! `sinks/new_relic/config.rs`.
 
-use std::time::SystemTime;
-
 use super::{
-    super::exchange::{Answer, Format, Outcome, Payload, Refused, by_status_of_vendor},
-    is_object, push_string,
+    super::{
+        exchange::{Answer, Format, Outcome, Payload, Refused, by_status_of_vendor},
+        queue::Arrived,
+    },
+    json_object, milliseconds, push_string,
 };
 
 /// Most bytes of a body.
@@ -36,15 +37,8 @@ impl Format for NewRelic {
         "application/json"
     }
 
-    fn encode(
-        &mut self,
-        events: &mut dyn Iterator<Item = &[u8]>,
-        most: usize,
-        at: SystemTime,
-    ) -> Payload {
+    fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload {
         const END: &[u8] = b"]}]";
-        let ms = at.duration_since(SystemTime::UNIX_EPOCH);
-        let ms = ms.unwrap_or_default().as_millis();
         let mut payload = Payload::default();
         let mut begin = format!(r#"[{{"common":{{"attributes":{}}},"logs":["#, self.common);
         let most_bytes = self.max_bytes.min(MAX_BODY_BYTES);
@@ -53,15 +47,16 @@ impl Format for NewRelic {
         for event in events.take(most) {
             let before = body.len();
             body.extend_from_slice(begin.as_bytes());
+            let ms = milliseconds(event.at);
             body.extend_from_slice(format!(r#"{{"timestamp":{ms},"#).as_bytes());
-            match is_object(event) {
-                true => {
+            match json_object(event.text()) {
+                Some(object) => {
                     body.extend_from_slice(b"\"attributes\":");
-                    body.extend_from_slice(event.trim_ascii());
+                    body.extend_from_slice(object.as_bytes());
                 }
-                false => {
+                None => {
                     body.extend_from_slice(b"\"message\":");
-                    push_string(body, event);
+                    push_string(body, event.text());
                 }
             }
             body.push(b'}');
@@ -97,6 +92,8 @@ impl Format for NewRelic {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -106,7 +103,8 @@ mod tests {
             max_bytes: usize::MAX,
             common: r#"{"service":"api"}"#.to_owned(),
         };
-        format.encode(&mut events.iter().copied(), most, SystemTime::UNIX_EPOCH)
+        let at = SystemTime::UNIX_EPOCH;
+        format.encode(&mut events.iter().map(|line| Arrived { line, at }), most)
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Scripted {
         let bytes = group.bytes() - done;
         match deed {
             Deed::Send => {
-                let events = group.lines(done).count();
+                let events = group.events_behind(done).count();
                 self.sent
                     .fetch_add(events, std::sync::atomic::Ordering::SeqCst);
                 Attempt::Sent { bytes }
