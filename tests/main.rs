@@ -31,6 +31,7 @@ mod restart;
 mod rules;
 mod shutdown;
 mod spool;
+mod spool_faults;
 mod support;
 mod vendors;
 mod writing_a_processor;

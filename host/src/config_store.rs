@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use streamgate_spool::Holder;
 use utoipa::ToSchema;
 
 use crate::{
@@ -146,11 +147,12 @@ pub enum StoreError {
     NoLocation,
     /// Another gate holds the lock of the directory.
     #[error(
-        "the directory `{}` is in use by another gate; stop that one or give this one its own \
+        "the directory `{}` is in use by another gate ({holder}); stop that one or give this one its own \
          directory with `{setting}`", path.display()
     )]
     Locked {
         path: PathBuf,
+        holder: Holder,
         setting: &'static str,
     },
     /// The directory or its lock cannot be made or opened.

@@ -394,6 +394,11 @@ fn of_disks(families: &mut Vec<Family>, status: &Status) {
         "Bytes that were passed over since the output was made, since they are damaged",
         |output| Some(output.spool.as_ref()?.damaged_bytes),
     );
+    all(
+        "streamgate_spool_damaged_events",
+        "Events that were lost since the output was made, since their records are damaged or missing",
+        |output| Some(output.spool.as_ref()?.damaged_events),
+    );
 }
 
 fn of_modules(families: &mut Vec<Family>, status: &Status) {

@@ -22,7 +22,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -30,6 +30,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use streamgate_spool::{FolderLock, LockError};
 use tracing::{info, warn};
 
 use super::{
@@ -54,7 +55,7 @@ pub struct Embedded {
     /// What the files hold. Locked for a whole write, so that writes come one after the other.
     kept: Mutex<Kept>,
     /// The lock on the directory ends when this is closed, also by a crash.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 #[derive(Debug)]
@@ -354,7 +355,7 @@ pub(super) fn prepare_directory(
     directory: &Path,
     inner: &[&str],
     setting: &'static str,
-) -> Result<File, StoreError> {
+) -> Result<FolderLock, StoreError> {
     let failed = |source| StoreError::Open {
         path: directory.to_owned(),
         setting,
@@ -373,21 +374,14 @@ pub(super) fn prepare_directory(
     if let Some(parent) = fs::canonicalize(directory).map_err(failed)?.parent() {
         let _ = sync_directory(parent);
     }
-    let lock = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(directory.join("lock"))
-        .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+    FolderLock::take(directory).map_err(|error| match error {
+        LockError::Held(holder) => StoreError::Locked {
             path: directory.to_owned(),
+            holder,
             setting,
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+        },
+        LockError::Io(source) => failed(source),
+    })
 }
 
 fn read_draft(path: &Path) -> Result<Option<SavedDraft>, StoreError> {

@@ -11,12 +11,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
+use streamgate_spool::FolderLock;
 use tracing::warn;
 
 use super::{
@@ -42,7 +42,7 @@ pub(crate) struct LastGood {
     directory: Option<PathBuf>,
     manifest: ArcSwap<Manifest>,
     /// The lock on the directory ends when this is closed, also by a crash.
-    _lock: Option<File>,
+    _lock: Option<FolderLock>,
 }
 
 impl LastGood {
