@@ -32,6 +32,7 @@ mod rules;
 mod shutdown;
 mod spool;
 mod spool_faults;
+mod store_faults;
 mod support;
 mod vendors;
 mod writing_a_processor;

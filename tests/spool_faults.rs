@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Body, Gate, HttpReceiver, Reply, Request, Setup, eventually, lines_of};
+use crate::support::{Body, Gate, HttpReceiver, Reply, Request, Setup, copy_folder, eventually, lines_of};
 
 fn output(receiver: &HttpReceiver, max_bytes: &str) -> Value {
     json!({"id": "out", "type": "http", "url": receiver.url(), "spool": {"max_bytes": max_bytes}})
@@ -35,19 +35,6 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
-}
-
-/// Copies a folder of the test data, which must not change.
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("the directory is ours");
-    for entry in fs::read_dir(from).expect("test data") {
-        let entry = entry.expect("it can be read");
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).expect("there is room")),
-        }
-    }
 }
 
 fn version_0_1() -> PathBuf {

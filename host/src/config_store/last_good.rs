@@ -23,9 +23,8 @@ use super::{
     StoreError,
     embedded::{
         list_modules, module_file, prepare_directory, read_file, read_manifest, remove_file,
-        replace_file,
+        replace_file, sealed,
     },
-    encode,
 };
 use crate::{
     digest::Digest,
@@ -78,7 +77,7 @@ impl LastGood {
         let Some(directory) = &self.directory else {
             return;
         };
-        let written = encode("the manifest", manifest)
+        let written = sealed("the manifest", manifest)
             .and_then(|bytes| replace_file(directory, "last-good.json", &bytes));
         match written {
             Ok(()) => self.forget_modules(directory, manifest),

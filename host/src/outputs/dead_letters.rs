@@ -22,7 +22,9 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use streamgate_spool::{Appended, Dropped, Fsync, Holder, OpenError, Record, Settings, Spool, WhenFull};
+use streamgate_spool::{
+    Appended, Dropped, Fsync, Holder, OpenError, Record, Settings, Spool, WhenFull,
+};
 use tracing::warn;
 use utoipa::ToSchema;
 
