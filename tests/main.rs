@@ -33,6 +33,8 @@ mod restart;
 mod rules;
 mod shutdown;
 mod spool;
+mod spool_faults;
+mod store_faults;
 mod support;
 mod vendors;
 mod writing_a_processor;

@@ -189,19 +189,14 @@ fn listeners_that_are_off_are_off() {
 }
 
 #[test]
-fn damaged_store_is_an_error_and_is_left_alone() {
-    for (file, text, part) in [
-        ("live.json", "{\"version\"", "is damaged"),
-        ("live.json", "[]", "is damaged"),
-        ("draft.json", "\0\0\0", "is damaged"),
-        ("revisions/1.json", "", "is damaged"),
-        ("revisions/1.json", "\"\"", "is damaged"),
-    ] {
+fn damaged_live_manifest_without_a_revision_is_an_error_and_is_left_alone() {
+    for (text, part) in [("{\"version\"", "is damaged"), ("[]", "is damaged")] {
         let store = tempfile::tempdir().expect("a temporary directory");
         let gate = Setup::new().store(store.path()).start();
         gate.run(&json!([]), &[]);
         gate.finish(0);
-        let path = store.path().join(file);
+        fs::remove_file(store.path().join("revisions/1.json")).expect("it was published");
+        let path = store.path().join("live.json");
         fs::write(&path, text).expect("the directory is ours");
         let ended = Setup::new().store(store.path()).run_to_end();
         ended.expect_error(2, part);
@@ -219,6 +214,8 @@ fn live_manifest_that_cannot_be_built_is_an_error() {
     gate.finish(0);
     let path = store.path().join("live.json");
     let live = fs::read_to_string(&path).expect("it was published");
+    // As by hand: without the checksum.
+    let (live, _) = live.split_once("\n#streamgate-store ").expect("it has one");
     let of_tomorrow = live.replace("\"filter\"", "\"filter_of_tomorrow\"");
     assert_ne!(live, of_tomorrow);
     fs::write(&path, of_tomorrow).expect("the directory is ours");

@@ -383,7 +383,11 @@ fn damaged_spool_costs_what_is_damaged_and_the_gate_starts() {
         counted(&receiver.taken()).len() == 1_901
     });
     let stats = gate.settled(1);
-    assert_eq!(stats["outputs"][0]["recovered"], 1_900);
+    assert_eq!(stats["outputs"][0]["recovered"], 2_000);
+    assert_eq!(
+        stats["outputs"][0]["discarded"]["spool_damaged"], 100,
+        "{stats:#}"
+    );
     assert!(gate.get("/status")["outputs"][0]["spool"]["damaged_bytes"].as_u64() > Some(0));
     gate.stop();
 }

@@ -106,3 +106,16 @@ fn bound(address: &SocketAddr) -> Socket {
     socket.bind(&(*address).into()).expect("the port is ours");
     socket
 }
+
+/// Copies a folder of the test data, which must not change.
+pub(crate) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("the directory is ours");
+    for entry in std::fs::read_dir(from).expect("test data") {
+        let entry = entry.expect("it can be read");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("there is room")),
+        }
+    }
+}

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use streamgate_spool::Holder;
 use utoipa::ToSchema;
 
 use crate::{
@@ -146,11 +147,12 @@ pub enum StoreError {
     NoLocation,
     /// Another gate holds the lock of the directory.
     #[error(
-        "the directory `{}` is in use by another gate; stop that one or give this one its own \
+        "the directory `{}` is in use by another gate ({holder}); stop that one or give this one its own \
          directory with `{setting}`", path.display()
     )]
     Locked {
         path: PathBuf,
+        holder: Holder,
         setting: &'static str,
     },
     /// The directory or its lock cannot be made or opened.
@@ -184,6 +186,21 @@ pub enum StoreError {
         path: PathBuf,
         remedy: &'static str,
         source: serde_json::Error,
+    },
+    /// A file is not what its checksum says.
+    #[error(
+        "`{}` is damaged: it does not match its checksum; {remedy}; if it was edited by hand, remove its          last line", path.display()
+    )]
+    Checksum { path: PathBuf, remedy: &'static str },
+    /// A newer version wrote a file.
+    #[error(
+        "`{}` has format {found}, and this version knows formats 1 to {known}; use the version that \
+         wrote it, or another directory", path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        found: u32,
+        known: u32,
     },
     /// A file is JSON of the right shape and still impossible.
     #[error("`{}` cannot be used: {found}; {remedy}", path.display())]
@@ -219,6 +236,34 @@ pub enum StoreError {
         "revision {found} cannot be published, {expected} is next; read the live one and try again"
     )]
     Conflict { found: u64, expected: u64 },
+}
+
+impl StoreError {
+    /// Whether there is no room to write.
+    pub(crate) fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match self {
+            Self::Write { source, .. } => {
+                matches!(source.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+            }
+            _ => false,
+        }
+    }
+
+    /// The file that it is about.
+    fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Damaged { path, .. }
+            | Self::Checksum { path, .. }
+            | Self::Unusable { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether a file is there, can be read, and holds what was never written.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Checksum { .. })
+    }
 }
 
 impl FromStr for StoreLocation {

@@ -395,6 +395,11 @@ fn of_disks(families: &mut Vec<Family>, status: &Status) {
         "Bytes that were passed over since the output was made, since they are damaged",
         |output| Some(output.spool.as_ref()?.damaged_bytes),
     );
+    all(
+        "streamgate_spool_damaged_events",
+        "Events that were lost since the output was made, since their records are damaged or missing",
+        |output| Some(output.spool.as_ref()?.damaged_events),
+    );
     let task_failures = status.outputs.iter().map(|output| {
         let labels = [("output", output.id.as_str()), ("type", &output.kind)];
         series(labels, output.task_failures)

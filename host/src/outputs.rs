@@ -28,12 +28,14 @@ use crate::{
     memory::{BlockSize, Memory},
 };
 
+pub use claim::{ClaimError, claim};
 pub use dead_letters::DeadLetter;
 pub use destination::OutputPolicy;
 pub use lifecycle::Registry;
 pub use queue::{Delivery, Origin};
 pub use settings::{OutputSettings, Target};
 
+mod claim;
 mod console;
 mod dead_letters;
 mod destination;
@@ -101,7 +103,7 @@ pub struct OutputStatus {
     pub kind: String,
     /// `ok`, `failing` (the last attempt failed and is being repeated), `open` (so many failed that
     /// only a probe is made every few seconds), `degraded` (the receiver refuses what it is sent, and
-    /// has taken nothing since) or `stalled` (its queue is full and nothing was sent for a second).
+    /// has taken nothing since; or the disk of the spool fails) or `stalled` (its queue is full and nothing was sent for a second).
     pub state: String,
     /// How often a task of the output panicked and was started again.
     pub task_failures: u64,
@@ -131,6 +133,8 @@ pub struct SpoolStatus {
     pub disk_bytes: u64,
     /// Bytes that were passed over since the output was made, since they are damaged.
     pub damaged_bytes: u64,
+    /// Events that were lost since the output was made, since their records are damaged or missing.
+    pub damaged_events: u64,
     /// What the disk said last, if it fails: events go past the spool then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -225,10 +229,16 @@ impl OutputHandle {
     pub fn status(&self) -> OutputStatus {
         let name = &self.entry.name;
         let (queued_bytes, queue_limit_bytes) = self.entry.queue.fill();
+        let spool = self.spool_status();
+        let dead_letters = self.entry.dead_letters.as_ref();
+        let dead_letters = dead_letters.map(|letters| letters.count());
+        self.book_lost_letters();
+        let of_spool = || spool.as_ref().and_then(|spool| spool.error.clone());
         let state = match () {
             () if self.state.open.load(Ordering::Relaxed) => "open",
             () if self.state.failing.load(Ordering::Relaxed) => "failing",
             () if self.state.refusing.load(Ordering::Relaxed) => "degraded",
+            () if spool.as_ref().is_some_and(|spool| spool.error.is_some()) => "degraded",
             () if self.entry.queue.is_full() && self.state.is_stalled() => "stalled",
             () => "ok",
         };
@@ -240,13 +250,16 @@ impl OutputHandle {
             queued_events: name.account.queued(),
             queued_bytes,
             queue_limit_bytes,
-            last_error: self.state.last_error.lock().clone(),
-            spool: self.spool_status(),
-            dead_letters: self
-                .entry
-                .dead_letters
-                .as_ref()
-                .map(|letters| letters.count()),
+            last_error: self.state.last_error.lock().clone().or_else(of_spool),
+            spool,
+            dead_letters,
+        }
+    }
+
+    /// Books dead letters that were found to be damaged or missing.
+    fn book_lost_letters(&self) {
+        if let Some(letters) = &self.entry.dead_letters {
+            self.account().dead_letters_dropped(letters.take_lost());
         }
     }
 
@@ -254,45 +267,55 @@ impl OutputHandle {
         let spooling = self.spooling.as_ref()?;
         let stats = spooling.stats().unwrap_or_default();
         // One that only empties what an earlier output left has none when that is done.
-        if self.settings.delivery.spool.is_none() && stats.events == 0 {
+        let error = self.state.disk_error.lock().clone().or(stats.error);
+        if self.settings.delivery.spool.is_none() && stats.events == 0 && error.is_none() {
             return None;
         }
         Some(SpoolStatus {
             events: stats.events,
             disk_bytes: stats.disk_bytes,
             damaged_bytes: stats.damaged_bytes,
-            error: self.state.disk_error.lock().clone().or(stats.error),
+            damaged_events: stats.lost_events,
+            error,
         })
     }
 
     /// Returns some of the oldest dead letters; `None` if the output keeps none. Blocks on the disk.
     pub fn dead_letters(&self, most: usize) -> Option<Vec<DeadLetter>> {
         let letters = self.entry.dead_letters.as_ref()?;
-        Some(letters.show(most))
+        let shown = letters.show(most);
+        self.book_lost_letters();
+        Some(shown)
     }
 
     /// Takes dead letters out and queues them again, until none is left or the queue has no room.
     /// Returns how many; `None` if the output keeps none. Blocks on the disk.
     pub fn redrive(&self, memory: &Arc<Memory>) -> Option<u64> {
         let letters = self.entry.dead_letters.as_ref()?;
+        let redriven = self.redrive_from(letters, memory);
+        self.book_lost_letters();
+        Some(redriven)
+    }
+
+    fn redrive_from(&self, letters: &dead_letters::DeadLetters, memory: &Arc<Memory>) -> u64 {
         let right = letters.reading();
         let mut redriven = 0;
         // What is refused again meanwhile is kept behind it, and is not taken again.
         let Some(end) = letters.end() else {
-            return Some(0);
+            return 0;
         };
         loop {
             let Some(taken) = letters.take(&right, end) else {
-                return Some(redriven);
+                return redriven;
             };
             if taken.events == 0 {
                 taken.done();
-                return Some(redriven);
+                return redriven;
             }
             let block =
                 BlockSize::fitting(taken.lines.len()).and_then(|size| memory.try_acquire(size));
             let Some(mut block) = block else {
-                return Some(redriven);
+                return redriven;
             };
             block.buffer_mut()[..taken.lines.len()].copy_from_slice(&taken.lines);
             block.set_filled(taken.lines.len());
@@ -304,7 +327,7 @@ impl OutputHandle {
             self.account().redriven(taken.events);
             if !self.entry.queue.push(&delivery, || self.state.progressed()) {
                 self.account().not_redriven(taken.events);
-                return Some(redriven);
+                return redriven;
             }
             redriven += taken.events;
             taken.done();

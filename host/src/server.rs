@@ -33,7 +33,7 @@ use crate::{
     ingest::{self, Intake},
     manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
     memory::Memory,
-    outputs::{FanOut, Launcher, OutputPolicy, Registry, Room},
+    outputs::{self, ClaimError, FanOut, Launcher, OutputPolicy, Registry, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
     wasm::{Compiler, Wasm},
@@ -64,6 +64,9 @@ pub enum ServerError {
     /// The config store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The folder of the spools cannot be used.
+    #[error(transparent)]
+    Spools(#[from] ClaimError),
     /// The manifest file cannot be read.
     #[error("cannot read the manifest {}: {source}", path.display())]
     UnreadableManifest {
@@ -144,6 +147,8 @@ struct Doors {
 /// [`ServerError`] if it cannot start, or could not drain in time.
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let store = Arc::new(open_store(&config)?);
+    let spools = config.outputs.folder.as_deref();
+    let _claimed = spools.map(outputs::claim).transpose()?;
     let doors = Doors::bind(&config)?;
 
     let memory = Memory::new(config.memory_budget_bytes);

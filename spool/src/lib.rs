@@ -1,18 +1,21 @@
 //! A bounded queue of records on disk, which survives `kill -9` and damage.
 //!
 //! A [`Spool`] is a folder of *segments* ([`record`] and [`segment`] have the format), a file that says
-//! how far they are acknowledged ([`checkpoint`]), and a lock that keeps other processes out.
+//! how far they are acknowledged ([`checkpoint`]), one that says which gave way ([`given_up`]), one that
+//! says which format they have ([`format`](mod@format)), and a lock that keeps other processes out ([`lock`]).
 //! Records are appended in order, read in order, and acknowledged in any order; a segment is deleted
 //! when all of its records are acknowledged.
 //!
 //! What it promises:
-//! - It always opens, unless the folder cannot be used at all or another process has it. What is
-//!   damaged is passed over, counted, and never keeps anything else back.
+//! - It always opens, unless the folder cannot be used at all, another process has it, or a newer version
+//!   wrote it. What is damaged or missing is passed over, counted, and never keeps anything else back.
 //! - The files never take more than `max_bytes`. [`WhenFull`] says what gives way.
 //! - What [`Spool::sync`] returned for is on the disk. Everything appended survives the end of the
 //!   process, however it comes; without `sync` a loss of power can take the newest records.
 //! - A record that was not acknowledged is read again after a restart: at least once, never not at
 //!   all.
+//! - If its folder is removed or renamed while it is open, [`Spool::sync`] fails and the folder is made
+//!   again, with the segment that was being written. What was in other segments is counted as damaged.
 //! - An error of the disk is returned, the segment is cut back to its last whole record, and the next
 //!   append tries again. After an `fsync` that failed the segment is left and a new one is begun: the
 //!   system may have dropped what it could not write, and says so only once.
@@ -26,7 +29,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
-    io::{self, IoSlice, Seek, SeekFrom, Write},
+    io::{self, IoSlice, Read as _, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -34,12 +37,17 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 mod checkpoint;
+mod format;
+mod given_up;
+mod lock;
 mod record;
 mod segment;
 
+pub use lock::{FolderLock, Holder, LockError};
 pub use record::MAX_PAYLOAD_BYTES;
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Mark};
+use given_up::GivenUp;
 use record::{HEADER_BYTES, Header};
 use segment::{Scanner, Segment};
 
@@ -54,6 +62,9 @@ const SEGMENTS: u64 = 8;
 
 /// What the other files of the folder may take.
 const OVERHEAD_BYTES: u64 = 4 * 1024;
+
+/// How long it is told at least that the folder vanished.
+const VANISHED_SHOWN: Duration = Duration::from_secs(10);
 
 /// How a spool behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +147,25 @@ pub struct Record {
 pub struct Read {
     /// The next record, unless there is none.
     pub record: Option<Record>,
-    /// Events before it that are lost, since their records are damaged.
+    /// Events before it that are lost, since their records are damaged or missing.
     pub lost_events: u64,
+    /// Where damage was found, once for each file.
+    pub damage: Vec<Damage>,
+}
+
+/// Damage of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file. If it is missing, records with the position in its name and higher are: it was
+    /// removed, or the file before it was cut off.
+    pub path: PathBuf,
+    /// Whether there is no such file.
+    pub missing: bool,
+    /// Events that were lost, as far as it is known: format 1 does not say how many were in records
+    /// that are missing.
+    pub events: u64,
+    /// Bytes that were passed over.
+    pub bytes: u64,
 }
 
 /// What is in a spool, and what became of it.
@@ -159,8 +187,25 @@ pub struct Stats {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another part of this one, has it.
-    #[error("the spool `{}` is in use by another process", .0.display())]
-    InUse(PathBuf),
+    #[error("the spool `{}` is in use by {holder}", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// A newer version wrote it. It was not changed.
+    #[error(
+        "the spool `{}` has format {found}, and this version knows formats 1 to {}; use the version \
+         that wrote it, or move the folder away",
+        path.display(), format::FORMAT
+    )]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
     /// The folder cannot be used.
     #[error("the spool `{}` cannot be used: {source}", path.display())]
     Unusable {
@@ -183,8 +228,8 @@ pub struct Spool {
     reader: Mutex<Option<Scanner>>,
     /// The position up to which all is on the disk.
     synced: Mutex<u64>,
-    /// Locked for as long as the spool is open.
-    _lock: File,
+    /// Held for as long as the spool is open.
+    lock: Mutex<FolderLock>,
 }
 
 #[derive(Debug)]
@@ -194,8 +239,12 @@ struct Index {
     writing: bool,
     /// The next record to be written.
     end: u64,
+    /// The number of its first event.
+    end_number: u64,
     /// The next record to be read.
     next_read: u64,
+    /// The number of its first event, if it is known.
+    next_number: Option<u64>,
     /// The segment that is read, by its first position.
     reading: u64,
     /// All records before this one are done with.
@@ -203,17 +252,25 @@ struct Index {
     /// Records behind it that are too.
     acknowledged_too: BTreeSet<u64>,
     checkpoint: Checkpoint,
+    /// Whether the checkpoint is on the disk before segments are deleted.
+    sync_checkpoint: bool,
+    given_up: GivenUp,
+    /// Damage that was found and not yet told.
+    damage: Vec<Damage>,
     /// Records that were read and are not acknowledged, by their positions.
     in_hand: BTreeMap<u64, InHand>,
     closed: bool,
     damaged_bytes: u64,
     lost_events: u64,
     error: Option<String>,
+    /// When the folder vanished, if it did.
+    vanished: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct InHand {
     events: u32,
+    number: Option<u64>,
     /// The segment it is in, by its first position.
     segment: u64,
 }
@@ -239,20 +296,16 @@ impl Spool {
             source,
         };
         fs::create_dir_all(folder).map_err(unusable)?;
-        let lock = File::create(folder.join("lock")).map_err(unusable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(folder.to_owned())),
-            Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
-        }
+        let lock = Self::claim(folder)?;
+        format::write(folder).map_err(unusable)?;
         // The folder's own name is on the disk before anything in it is said to be.
         for above in folder.ancestors().skip(1).take(3) {
             if let Ok(above) = File::open(above) {
                 let _ = above.sync_all();
             }
         }
-        let (checkpoint, acknowledged) = Checkpoint::open(folder);
-        let index = Index::read(folder, checkpoint, acknowledged).map_err(unusable)?;
+        let mut index = Index::read(folder).map_err(unusable)?;
+        index.sync_checkpoint = settings.fsync != Fsync::Never;
         let synced = index.end - 1;
         let spool = Self {
             folder: folder.to_owned(),
@@ -269,10 +322,34 @@ impl Spool {
             }),
             reader: Mutex::new(None),
             synced: Mutex::new(synced),
-            _lock: lock,
+            lock: Mutex::new(lock),
         };
         spool.index.lock().delete_acknowledged();
         Ok(spool)
+    }
+
+    /// Locks a spool that is there, and checks that this version can read it; changes nothing else in
+    /// it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn claim(folder: &Path) -> Result<FolderLock, OpenError> {
+        if let Some(found) = format::read(folder).filter(|found| *found > format::FORMAT) {
+            return Err(OpenError::Newer {
+                path: folder.to_owned(),
+                found,
+            });
+        }
+        FolderLock::take(folder).map_err(|error| match error {
+            LockError::Held(holder) => OpenError::InUse {
+                path: folder.to_owned(),
+                holder,
+            },
+            LockError::Io(source) => OpenError::Unusable {
+                path: folder.to_owned(),
+                source,
+            },
+        })
     }
 
     /// Appends a record. What an `fsync` said that was due is in [`Stats::error`], and [`Self::sync`]
@@ -321,6 +398,10 @@ impl Spool {
             return Ok(Appended::Refused);
         }
         let mut writer = self.writer.lock();
+        // With `sync` it is noticed before anybody is told that records are safe; here, soon.
+        if !self.is_in_place(&writer) {
+            self.restore(&mut writer)?;
+        }
         if !self.make_room(&mut writer, record_bytes, dropped)? {
             return Ok(match self.settings.when_full {
                 WhenFull::Block => Appended::Full,
@@ -328,7 +409,7 @@ impl Spool {
             });
         }
         let position = self.write(&mut writer, events, length, payload)?;
-        self.index.lock().error = None;
+        self.index.lock().recovered();
         self.changed.notify_all();
         Ok(Appended::At(position))
     }
@@ -347,7 +428,10 @@ impl Spool {
                 return Err(unsure());
             }
             if *synced >= position {
-                return Ok(());
+                return match self.is_in_place(&writer) {
+                    true => Ok(()),
+                    false => Err(self.vanished(&mut writer)),
+                };
             }
             writer.synced_at = Instant::now();
             let file = writer.file.as_ref().map(File::try_clone).transpose()?;
@@ -364,10 +448,76 @@ impl Spool {
         } else if position < writer.unsure_until {
             // Whoever left the segment meanwhile was told of the fault, which is told once.
             return Err(unsure());
+        } else if !self.is_in_place(&writer) {
+            return Err(self.vanished(&mut writer));
         } else {
             *synced = end - 1;
         }
         result
+    }
+
+    /// Whether the files that are open still have their names.
+    fn is_in_place(&self, writer: &Writer) -> bool {
+        let last = self
+            .index
+            .lock()
+            .segments
+            .back()
+            .map(|last| last.path.clone());
+        let written = match (&writer.file, last) {
+            (Some(file), Some(path)) => lock::is_at(file, &path),
+            _ => true,
+        };
+        written && self.lock.lock().is_in_place()
+    }
+
+    /// Makes the folder again, and returns what is to be told to those who wait for the disk.
+    fn vanished(&self, writer: &mut Writer) -> io::Error {
+        if let Err(error) = self.restore(writer) {
+            self.index.lock().error = Some(error.to_string());
+            return error;
+        }
+        io::Error::other(self.vanished_text())
+    }
+
+    fn vanished_text(&self) -> String {
+        format!(
+            "the spool `{}` was removed or renamed while it was in use; it was made again",
+            self.folder.display()
+        )
+    }
+
+    /// Makes the folder again after it vanished, with the segment that was being written: the system has
+    /// kept that one as long as it is open. It is left, so that the next append begins a new one.
+    fn restore(&self, writer: &mut Writer) -> io::Result<()> {
+        let mut index = self.index.lock();
+        writer.unsure_until = index.end;
+        fs::create_dir_all(&self.folder)?;
+        let mut lock = self.lock.lock();
+        if !lock.is_in_place() {
+            *lock = Self::claim(&self.folder).map_err(io::Error::other)?;
+        }
+        drop(lock);
+        format::write(&self.folder)?;
+        index.checkpoint = Checkpoint::open(&self.folder).0;
+        index.note_acknowledged();
+        let before = index.acknowledged;
+        let sync = index.sync_checkpoint;
+        index.given_up.write(&self.folder, before, sync)?;
+        let kept = writer.file.take();
+        let last = index.segments.back().filter(|_| index.writing);
+        let copied = match (kept, last) {
+            (Some(from), Some(last)) if !lock::is_at(&from, &last.path) => copy(from, last),
+            _ => Ok(()),
+        };
+        index.writing = false;
+        if copied.is_ok() {
+            File::open(&self.folder)?.sync_all()?;
+        }
+        // What could not be copied is found to be missing when it is read.
+        index.error = Some(self.vanished_text());
+        index.vanished = Some(Instant::now());
+        Ok(())
     }
 
     /// Forces to the disk what is due by [`Fsync::Interval`]; to be called now and then by whoever
@@ -398,6 +548,7 @@ impl Spool {
     pub fn read(&self, limit: Duration) -> Read {
         let deadline = Instant::now() + limit;
         let mut lost_events = 0;
+        let take_damage = || std::mem::take(&mut self.index.lock().damage);
         loop {
             let mut reader = self.reader.lock();
             let record = self.read_now(&mut reader, &mut lost_events);
@@ -406,6 +557,7 @@ impl Spool {
                 return Read {
                     record,
                     lost_events,
+                    damage: take_damage(),
                 };
             }
             let mut index = self.index.lock();
@@ -415,6 +567,7 @@ impl Spool {
                 return Read {
                     record: None,
                     lost_events,
+                    damage: std::mem::take(&mut index.damage),
                 };
             }
         }
@@ -441,7 +594,9 @@ impl Spool {
         *reader = None;
         index.reading = 0;
         for (position, held) in std::mem::take(&mut index.in_hand) {
-            index.next_read = index.next_read.min(position);
+            if position < index.next_read {
+                (index.next_read, index.next_number) = (position, held.number);
+            }
             if let Some(segment) = index.segment_mut(held.segment) {
                 segment.unread += u64::from(held.events);
             }
@@ -507,11 +662,17 @@ impl Spool {
                 _ => {}
             }
             if let Some(segment) = index.segments.remove(oldest) {
+                index
+                    .given_up
+                    .add(segment.first, segment.end, segment.unread);
                 made += segment.bytes;
                 dropped.events += segment.unread;
                 dropped.bytes += segment.bytes;
             }
         }
+        let (before, sync) = (index.acknowledged, index.sync_checkpoint);
+        // Without it they are counted as damaged too, after a restart.
+        let _ = index.given_up.write(&self.folder, before, sync);
         Ok(true)
     }
 
@@ -550,7 +711,10 @@ impl Spool {
         length: usize,
         payload: &[&[u8]],
     ) -> io::Result<u64> {
-        let position = self.index.lock().end;
+        let (position, number) = {
+            let index = self.index.lock();
+            (index.end, index.end_number)
+        };
         let file = match &mut writer.file {
             Some(file) => file,
             none => {
@@ -565,6 +729,10 @@ impl Spool {
                     end: position,
                     bytes: 0,
                     unread: 0,
+                    end_number: None,
+                    torn: false,
+                    missing: false,
+                    told_bytes: 0,
                 });
                 none.insert(file)
             }
@@ -573,6 +741,7 @@ impl Spool {
             length: u32::try_from(length).expect("at most MAX_PAYLOAD_BYTES"),
             events,
             position,
+            number: Some(number),
         };
         let head = header.encode(payload);
         let mut slices = vec![IoSlice::new(&head)];
@@ -598,7 +767,9 @@ impl Spool {
         last.bytes += header.record_bytes() as u64;
         last.end = position + 1;
         last.unread += u64::from(events);
+        last.end_number = Some(number + u64::from(events));
         index.end = position + 1;
+        index.end_number = number + u64::from(events);
         Ok(position)
     }
 
@@ -613,6 +784,10 @@ impl Spool {
                 }
                 (segment, index.next_read)
             };
+            if segment.missing {
+                *lost += self.index.lock().finish_reading(&segment, 0);
+                continue;
+            }
             if reader.is_none() {
                 match Scanner::open(&segment.path) {
                     Ok(scanner) => *reader = Some(scanner),
@@ -622,7 +797,7 @@ impl Spool {
                         if is_passing(&error) {
                             return None;
                         }
-                        *lost += index.finish_reading(&segment);
+                        *lost += index.finish_reading(&segment, segment.bytes);
                         continue;
                     }
                 }
@@ -637,20 +812,20 @@ impl Spool {
                     Err(error) => break Err(error),
                 }
             };
-            let damaged = scanner.take_damaged_bytes();
+            let damaged = scanner.damaged_bytes();
             let mut index = self.index.lock();
-            index.damaged_bytes += damaged;
             match found {
                 Ok(Some((header, payload))) => {
-                    index.next_read = header.position + 1;
                     let events = header.events;
+                    index.next_read = header.position + 1;
+                    index.next_number = header.number.map(|number| number + u64::from(events));
                     let known = index.acknowledged_too.contains(&header.position);
                     if let Some(segment) = index.segment_mut(segment.first) {
                         let read = if known { 0 } else { u64::from(events) };
                         segment.unread = segment.unread.saturating_sub(read);
                         // Behind the last record nothing can be to come.
                         if segment.end == header.position + 1 {
-                            *lost += index.lose_unread(header.position + 1);
+                            *lost += index.lose_unread(header.position + 1, damaged);
                         }
                     }
                     if known {
@@ -660,6 +835,7 @@ impl Spool {
                         header.position,
                         InHand {
                             events,
+                            number: header.number,
                             segment: segment.first,
                         },
                     );
@@ -669,14 +845,14 @@ impl Spool {
                         payload,
                     });
                 }
-                Ok(None) => *lost += index.finish_reading(&segment),
+                Ok(None) => *lost += index.finish_reading(&segment, damaged),
                 Err(error) => {
                     index.error = Some(format!("`{}`: {error}", segment.path.display()));
                     *reader = None;
                     if is_passing(&error) {
                         return None;
                     }
-                    *lost += index.finish_reading(&segment);
+                    *lost += index.finish_reading(&segment, segment.bytes);
                 }
             }
         }
@@ -693,70 +869,164 @@ impl Drop for Spool {
 
 impl Index {
     /// Reads what is in a folder.
-    fn read(folder: &Path, checkpoint: Checkpoint, acknowledged: u64) -> io::Result<Self> {
-        let mut firsts = Vec::new();
+    fn read(folder: &Path) -> io::Result<Self> {
+        let (checkpoint, acknowledged) = Checkpoint::open(folder);
+        let start = Mark {
+            position: acknowledged.map_or(1, |mark| mark.position.max(1)),
+            number: acknowledged.and_then(|mark| mark.number),
+        };
+        let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
-            let name = entry?.file_name();
-            firsts.extend(name.to_str().and_then(segment::first_of));
+            let entry = entry?;
+            let name = entry.file_name();
+            if let Some(name) = name.to_str().and_then(segment::first_of) {
+                let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+                found.push(FoundFile::read(entry.path(), name, bytes, start)?);
+            }
         }
-        firsts.sort_unstable();
-        let acknowledged = acknowledged.max(1);
+        // By what they hold: a file may have the name of another.
+        found.sort_by_key(|file| {
+            (
+                file.first.map_or(file.name, |first| first.position),
+                file.name,
+            )
+        });
         let mut index = Self {
             segments: VecDeque::new(),
             writing: false,
-            end: acknowledged,
-            next_read: acknowledged,
+            end: start.position,
+            end_number: start.number.unwrap_or(0),
+            next_read: start.position,
+            next_number: start.number,
             reading: 0,
-            acknowledged,
+            acknowledged: start.position,
             acknowledged_too: BTreeSet::new(),
             checkpoint,
+            sync_checkpoint: false,
+            given_up: GivenUp::read(folder),
+            damage: Vec::new(),
             in_hand: BTreeMap::new(),
             closed: false,
             damaged_bytes: 0,
             lost_events: 0,
             error: None,
+            vanished: None,
         };
-        for first in firsts {
-            index.read_segment(segment::path_of(folder, first), first)?;
+        // Nothing is known to be missing before the first record if it is not known where that was.
+        let mut known = acknowledged.map(|_| start);
+        for file in found {
+            index.take_in(folder, file, &mut known)?;
         }
+        if index.segments.is_empty() {
+            index.next_number = Some(index.end_number);
+        }
+        // From now on it is known where the first one was.
+        index.note_acknowledged();
         Ok(index)
     }
 
-    /// Counts what is in a segment. One that cannot be read is passed over when its turn comes; an
-    /// error is none of the file's.
-    fn read_segment(&mut self, path: PathBuf, first: u64) -> io::Result<()> {
-        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        let mut segment = Segment {
-            path,
-            first,
-            end: first,
-            bytes,
-            unread: 0,
-        };
-        let mut count = || -> io::Result<()> {
-            let mut scanner = Scanner::open(&segment.path)?;
-            while let Some((header, _)) = scanner.next(bytes)? {
-                // Bytes that only look right have positions out of order.
-                if header.position >= segment.end {
-                    segment.end = header.position + 1;
-                    if header.position >= self.acknowledged {
-                        segment.unread += u64::from(header.events);
-                    }
-                }
+    /// Takes a segment in, behind those with lower positions. `known` is what comes behind the last
+    /// record before it. One that cannot be read is passed over when its turn comes; an error is none of
+    /// the file's.
+    fn take_in(
+        &mut self,
+        folder: &Path,
+        mut file: FoundFile,
+        known: &mut Option<Mark>,
+    ) -> io::Result<()> {
+        let behind = known.map_or(0, |mark| mark.position);
+        if !self.segments.is_empty() && file.first.is_some_and(|first| first.position < behind) {
+            // It has records that another file has too.
+            let least = known.filter(|mark| mark.position >= self.acknowledged);
+            let least = least.unwrap_or(Mark {
+                position: self.acknowledged,
+                number: None,
+            });
+            file = FoundFile::read(file.path, file.name, file.bytes, least)?;
+            file.first = file.first_unread;
+            match file.first {
+                // What is missing before it is counted with its events.
+                Some(_) => *known = None,
+                None => file.torn = true,
             }
-            Ok(())
-        };
-        // Any other is found, and told, when it is read.
-        if let Err(error) = count()
-            && is_passing(&error)
-        {
-            return Err(error);
         }
-        // Even one without a whole record has its place, so that no other gets its name.
-        segment.end = segment.end.max(first.saturating_add(1));
+        let last_end = self.segments.back().map_or(0, |last| last.end);
+        let mut segment = Segment {
+            path: file.path,
+            first: file.name.max(last_end),
+            end: 0,
+            bytes: file.bytes,
+            unread: file.events,
+            end_number: None,
+            torn: file.torn,
+            missing: false,
+            told_bytes: 0,
+        };
+        let Some(first) = file.first else {
+            // Even one without a whole record has its place, so that no other gets its name.
+            segment.end = segment.first + 1;
+            self.end = self.end.max(segment.end);
+            self.segments.push_back(segment);
+            return Ok(());
+        };
+        segment.first = first.position;
+        segment.end = file.end.position;
+        segment.end_number = file.end.number;
+        let before = known.replace(file.end);
+        let missing = before.filter(|before| before.position < first.position);
+        if let Some(before) = missing
+            && let Some(lost) = self.lost_between(before, first)
+        {
+            let own = file.name <= before.position;
+            let last = self.segments.back_mut();
+            match last.filter(|last| last.torn) {
+                _ if own => {
+                    segment.first = before.position;
+                    segment.unread += lost;
+                }
+                // Without a whole record, or what is left of it.
+                Some(last) if last.first < first.position => {
+                    last.end = first.position;
+                    last.end_number = first.number;
+                    last.unread += lost;
+                }
+                _ => self.segments.push_back(Segment {
+                    path: segment::path_of(folder, before.position),
+                    first: before.position,
+                    end: first.position,
+                    bytes: 0,
+                    unread: lost,
+                    end_number: first.number,
+                    torn: false,
+                    missing: true,
+                    told_bytes: 0,
+                }),
+            }
+        }
+        // Those without a whole record, which took this one's place by their names.
+        while let Some(last) = self.segments.back_mut() {
+            if last.end <= segment.first {
+                break;
+            }
+            if last.first < segment.first {
+                last.end = segment.first;
+                break;
+            }
+            self.damaged_bytes += last.bytes;
+            self.segments.pop_back().iter().for_each(delete);
+        }
         self.end = self.end.max(segment.end);
+        self.end_number = self.end_number.max(file.end.number.unwrap_or(0));
         self.segments.push_back(segment);
         Ok(())
+    }
+
+    /// Returns how many events were in records that are missing between two that are there, or `None` if
+    /// none is: what gave way is not missing. Of records of format 1 it is not known.
+    fn lost_between(&self, from: Mark, to: Mark) -> Option<u64> {
+        let between = to.number?.checked_sub(from.number?)?;
+        let given_up = self.given_up.between(from.position, to.position);
+        Some(between.saturating_sub(given_up)).filter(|lost| *lost > 0)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -765,13 +1035,14 @@ impl Index {
     }
 
     fn events(&self) -> u64 {
-        let unread: u64 = self.segments.iter().map(|segment| segment.unread).sum();
+        let unread = self.segments.iter().map(|segment| segment.unread);
+        let unread = unread.fold(0_u64, u64::saturating_add);
         let in_hand: u64 = self
             .in_hand
             .values()
             .map(|held| u64::from(held.events))
             .sum();
-        unread + in_hand
+        unread.saturating_add(in_hand)
     }
 
     fn segment_to_read(&self) -> Option<&Segment> {
@@ -796,7 +1067,7 @@ impl Index {
 
     /// Notes that nothing more comes from what was read of a segment, and returns how many events
     /// should have.
-    fn finish_reading(&mut self, read: &Segment) -> u64 {
+    fn finish_reading(&mut self, read: &Segment, damaged_bytes: u64) -> u64 {
         let Some(segment) = self.segment_mut(read.first) else {
             return 0;
         };
@@ -804,20 +1075,55 @@ impl Index {
             // More was appended meanwhile.
             return 0;
         }
-        let lost = self.lose_unread(read.end);
-        self.next_read = self.next_read.max(read.end);
+        let lost = self.lose_unread(read.end, damaged_bytes);
+        if read.end > self.next_read {
+            (self.next_read, self.next_number) = (read.end, read.end_number);
+        }
         self.advance();
         self.delete_acknowledged();
         lost
     }
 
     /// Counts what was not read of the segment that ends there as lost.
-    fn lose_unread(&mut self, end: u64) -> u64 {
+    fn lose_unread(&mut self, end: u64, damaged_bytes: u64) -> u64 {
         let mut segments = self.segments.iter_mut();
-        let segment = segments.find(|segment| segment.end == end);
-        let lost = segment.map_or(0, |segment| std::mem::take(&mut segment.unread));
-        self.lost_events += lost;
-        lost
+        let Some(segment) = segments.find(|segment| segment.end == end) else {
+            return 0;
+        };
+        let events = std::mem::take(&mut segment.unread);
+        // It may be read again.
+        let bytes = damaged_bytes.saturating_sub(segment.told_bytes);
+        segment.told_bytes += bytes;
+        if events > 0 || bytes > 0 {
+            self.damage.push(Damage {
+                path: segment.path.clone(),
+                missing: segment.missing,
+                events,
+                bytes,
+            });
+        }
+        self.damaged_bytes += bytes;
+        self.lost_events += events;
+        events
+    }
+
+    /// Notes that the disk works.
+    fn recovered(&mut self) {
+        if self.vanished.is_none_or(|at| at.elapsed() > VANISHED_SHOWN) {
+            self.vanished = None;
+            self.error = None;
+        }
+    }
+
+    /// Writes down how far all is acknowledged. Losing it means that something is sent twice.
+    fn note_acknowledged(&mut self) {
+        let number = match self.in_hand.get(&self.acknowledged) {
+            Some(held) => held.number,
+            None if self.acknowledged == self.next_read => self.next_number,
+            None => None,
+        };
+        let position = self.acknowledged;
+        let _ = self.checkpoint.write(Mark { position, number });
     }
 
     /// Moves the mark behind all that is done with.
@@ -827,27 +1133,120 @@ impl Index {
         if bound > self.acknowledged {
             self.acknowledged = bound;
             self.acknowledged_too = self.acknowledged_too.split_off(&bound);
-            // Losing it means that something is sent twice.
-            let _ = self.checkpoint.write(bound);
+            self.note_acknowledged();
         }
     }
 
     /// Deletes the segments of which all records are done with.
     fn delete_acknowledged(&mut self) {
         let closed = self.segments.len() - usize::from(self.writing);
-        for _ in 0..closed {
-            if self.segments[0].end > self.acknowledged {
-                break;
-            }
-            self.segments.pop_front().iter().for_each(delete);
+        let done = |segment: &&Segment| segment.end <= self.acknowledged;
+        let done = self.segments.iter().take(closed).take_while(done).count();
+        // After a loss of power the records would be missing, and not be known as acknowledged.
+        if done > 0 && self.sync_checkpoint && self.checkpoint.sync().is_err() {
+            return;
+        }
+        for segment in self.segments.drain(..done) {
+            delete(&segment);
         }
     }
 }
 
+/// What a segment's file holds.
+#[derive(Debug)]
+struct FoundFile {
+    path: PathBuf,
+    /// The position in its name.
+    name: u64,
+    bytes: u64,
+    /// Its first record.
+    first: Option<Mark>,
+    /// Its first record that counts.
+    first_unread: Option<Mark>,
+    /// What comes behind its last one.
+    end: Mark,
+    /// Events of those that count, and of those that are missing between them.
+    events: u64,
+    /// Something follows the last one, or there is none.
+    torn: bool,
+}
+
+impl FoundFile {
+    /// Reads a segment; records before `least` do not count.
+    fn read(path: PathBuf, name: u64, bytes: u64, least: Mark) -> io::Result<Self> {
+        let mut found = Self {
+            path,
+            name,
+            bytes,
+            first: None,
+            first_unread: None,
+            end: Mark {
+                position: 0,
+                number: None,
+            },
+            events: 0,
+            torn: true,
+        };
+        let counted = found.count(least);
+        // Any other is found, and told, when it is read.
+        if let Err(error) = counted
+            && is_passing(&error)
+        {
+            return Err(error);
+        }
+        Ok(found)
+    }
+
+    fn count(&mut self, least: Mark) -> io::Result<()> {
+        let mut scanner = Scanner::open(&self.path)?;
+        let mut damaged_bytes = 0;
+        while let Some((header, _)) = scanner.next(self.bytes)? {
+            damaged_bytes = scanner.damaged_bytes();
+            let mark = Mark {
+                position: header.position,
+                number: header.number,
+            };
+            // Bytes that only look right have positions out of order.
+            if mark.position < self.end.position {
+                continue;
+            }
+            let events = u64::from(header.events);
+            if mark.position >= least.position {
+                // Those between this one and the one before are missing.
+                let before = self.end.max(least).number.filter(|_| self.first.is_some());
+                let missing = mark
+                    .number
+                    .zip(before)
+                    .map_or(0, |(at, before)| at.saturating_sub(before));
+                self.events = self.events.saturating_add(events + missing);
+                self.first_unread.get_or_insert(mark);
+            }
+            self.first.get_or_insert(mark);
+            self.end = Mark {
+                position: mark.position + 1,
+                number: mark.number.map(|number| number + events),
+            };
+        }
+        self.torn = self.first.is_none() || scanner.damaged_bytes() > damaged_bytes;
+        Ok(())
+    }
+}
+
 fn delete(segment: &Segment) {
+    if segment.missing {
+        return;
+    }
     // A file that somebody else has deleted is as good; one that cannot be is found again by the next
     // process, and known there as acknowledged.
     let _ = fs::remove_file(&segment.path);
+}
+
+/// Copies a segment that has lost its name into a new file of that name.
+fn copy(mut from: File, segment: &Segment) -> io::Result<()> {
+    let mut to = segment::create(&segment.path)?;
+    from.seek(SeekFrom::Start(0))?;
+    io::copy(&mut from.take(segment.bytes), &mut to)?;
+    to.sync_data()
 }
 
 /// Writes slices one after the other, in as few calls as the system lets.

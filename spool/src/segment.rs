@@ -25,8 +25,16 @@ pub(crate) struct Segment {
     pub(crate) end: u64,
     /// Bytes of the file.
     pub(crate) bytes: u64,
-    /// Events in records that were not read yet.
+    /// Events in records that were not read yet, those that are known to be lost included.
     pub(crate) unread: u64,
+    /// The number of the event behind its last one, if it is known.
+    pub(crate) end_number: Option<u64>,
+    /// Something follows its last whole record, or it has none.
+    pub(crate) torn: bool,
+    /// There is no file: it stands for records that are missing.
+    pub(crate) missing: bool,
+    /// Damaged bytes of it that were counted.
+    pub(crate) told_bytes: u64,
 }
 
 /// Returns the path of the segment that begins with that record.
@@ -45,7 +53,9 @@ pub(crate) fn first_of(name: &str) -> Option<u64> {
 /// Makes a segment's file. One of its name can only be left over from a write that failed.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).open(path)
+    // It is read if its name is taken away.
+    options.read(true).write(true).create(true);
+    options.truncate(true).open(path)
 }
 
 /// Reads records from a segment, one after the other, passing over what is damaged.
@@ -57,7 +67,7 @@ pub(crate) struct Scanner {
     window: Vec<u8>,
     /// Where in the window the next record should begin.
     at: usize,
-    /// Bytes that were passed over since this was last asked.
+    /// Bytes that were passed over.
     damaged_bytes: u64,
 }
 
@@ -101,9 +111,9 @@ impl Scanner {
         self.begin + self.at as u64
     }
 
-    /// Returns the bytes that were passed over since this was last asked.
-    pub(crate) fn take_damaged_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.damaged_bytes)
+    /// Returns the bytes that were passed over so far.
+    pub(crate) fn damaged_bytes(&self) -> u64 {
+        self.damaged_bytes
     }
 
     /// Has at least `needed` bytes in the window from where it stands; false if the file has not so

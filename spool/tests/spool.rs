@@ -10,7 +10,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use streamgate_spool::{Appended, Fsync, MIN_BYTES, OpenError, Record, Settings, Spool, WhenFull};
+use streamgate_spool::{
+    Appended, Damage, Fsync, Holder, MIN_BYTES, OpenError, Record, Settings, Spool, WhenFull,
+};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -173,7 +175,10 @@ fn second_owner_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
     let second = Spool::open(folder.path(), settings(WhenFull::Block));
-    assert!(matches!(second, Err(OpenError::InUse(_))));
+    let Err(OpenError::InUse { holder, .. }) = second else {
+        panic!("it is in use");
+    };
+    assert_eq!(holder, Holder::ThisProcess);
     drop(spool);
     open(folder.path());
 }
@@ -215,21 +220,25 @@ fn damage_costs_the_records_that_it_hits_and_no_other() {
                 }
         };
         let left = (0..60).filter(|number| !hit(*number)).count() as u64;
+        // How many were lost at the very end is not known.
+        let end_is_whole = !hit(59);
         match kind {
             0 => bytes[at] ^= 1 << random.u8(..8),
             1 => bytes.truncate(at),
             2 => bytes[at..].fill(0),
-            3 => drop(bytes.splice(at..at, [b'S', b'G', b'r', b'1', 0, 0])),
+            3 => drop(bytes.splice(at..at, [b'S', b'G', b'r', b'2', 0, 0])),
             _ => bytes = vec![random.u8(..); at],
         }
         fs::write(path, &bytes).unwrap();
         fs::write(folder.path().join("foreign.txt"), b"what is this").unwrap();
         let spool = open(folder.path());
-        let expected = spool.stats().events;
-        assert_eq!(expected, left * 5, "seed {seed}, kind {kind}");
+        let recovered = spool.stats().events;
         append(&spool, 5, b"after").unwrap();
-        let (mut found, mut last) = (Vec::new(), Vec::new());
-        while let Some(record) = read(&spool) {
+        let (mut found, mut last, mut lost) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let read = spool.read(NOW);
+            lost += read.lost_events;
+            let Some(record) = read.record else { break };
             found.push(record.position);
             spool.acknowledge([record.position]);
             last = record.payload;
@@ -238,7 +247,11 @@ fn damage_costs_the_records_that_it_hits_and_no_other() {
             found.is_sorted() && last == b"after",
             "seed {seed}: {found:?}"
         );
-        assert_eq!(found.len() as u64 * 5, expected + 5, "seed {seed}");
+        assert_eq!(found.len() as u64, left + 1, "seed {seed}, kind {kind}");
+        assert_eq!(recovered, left * 5 + lost, "seed {seed}, kind {kind}");
+        if end_is_whole {
+            assert_eq!(lost, (60 - left) * 5, "seed {seed}, kind {kind}");
+        }
         assert_eq!(spool.stats().events, 0, "seed {seed}");
     }
 }
@@ -252,7 +265,7 @@ fn damage_while_it_is_open_is_counted_in_events() {
     }
     let path = &segments(folder.path())[0];
     let mut bytes = fs::read(path).unwrap();
-    bytes[3 * 1_024 + 500] ^= 1;
+    bytes[3 * 1_032 + 500] ^= 1;
     fs::write(path, bytes).unwrap();
     let (mut found, mut lost) = (0, 0);
     loop {
@@ -290,15 +303,213 @@ fn deleted_files_are_counted_and_nothing_hangs() {
     assert!(lost > 0 && spool.stats().error.is_some());
 }
 
+/// Reads all there is, and returns the events that came, those that were lost, and the damage.
+fn read_all(spool: &Spool) -> (u64, u64, Vec<Damage>) {
+    let (mut found, mut lost, mut damage) = (0, 0, Vec::new());
+    let mut last = 0;
+    loop {
+        let read = spool.read(NOW);
+        lost += read.lost_events;
+        damage.extend(read.damage);
+        let Some(record) = read.record else { break };
+        assert!(record.position > last, "in order");
+        last = record.position;
+        found += u64::from(record.events);
+        spool.acknowledge([record.position]);
+    }
+    (found, lost, damage)
+}
+
+/// Fills a spool with records of 1 to 7 events, in several segments; returns how many events.
+fn filled(folder: &Path) -> u64 {
+    let spool = open(folder);
+    (0..60_u32).fold(0, |events, number| {
+        append(&spool, number % 7 + 1, &[9; 10_000]).unwrap();
+        events + u64::from(number % 7 + 1)
+    })
+}
+
+#[test]
+fn segments_that_are_missing_or_cut_off_are_counted_in_events_after_a_restart() {
+    for at in 0..4 {
+        for harm in ["delete", "empty", "truncate", "cut at a record"] {
+            let folder = tempfile::tempdir().unwrap();
+            let events = filled(folder.path());
+            let paths = segments(folder.path());
+            assert!(paths.len() > 4);
+            let path = &paths[at];
+            let bytes = fs::read(path).unwrap();
+            match harm {
+                "delete" => fs::remove_file(path).unwrap(),
+                "empty" => fs::write(path, b"").unwrap(),
+                "truncate" => fs::write(path, &bytes[..bytes.len() / 2]).unwrap(),
+                _ => fs::write(path, &bytes[..4 * 10_032]).unwrap(),
+            }
+            for restart in 0..2 {
+                let spool = open(folder.path());
+                assert_eq!(spool.stats().events, events, "{harm} {at} {restart}");
+            }
+            let spool = open(folder.path());
+            let (found, lost, damage) = read_all(&spool);
+            assert_eq!(found + lost, events, "{harm} {at}");
+            assert!(lost > 10, "{harm} {at}: {lost}");
+            assert_eq!(damage.len(), 1, "{damage:?}");
+            assert_eq!(damage[0].events, lost);
+            let told = spool.stats();
+            assert_eq!((told.events, told.lost_events), (0, lost), "{harm} {at}");
+            assert_eq!(told.damaged_bytes > 0, harm == "truncate", "{harm} {at}");
+            if harm != "cut at a record" {
+                assert_eq!(&damage[0].path, path, "{harm} {at}");
+            }
+            drop(spool);
+            // It is told once.
+            let spool = open(folder.path());
+            append(&spool, 1, b"after").unwrap();
+            assert_eq!(read_all(&spool), (1, 0, Vec::new()), "{harm} {at}");
+        }
+    }
+}
+
+#[test]
+fn swapped_and_copied_segments_cost_nothing_that_is_still_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = filled(folder.path());
+    let paths = segments(folder.path());
+    let aside = folder.path().join("aside");
+    fs::rename(&paths[1], &aside).unwrap();
+    fs::rename(&paths[3], &paths[1]).unwrap();
+    fs::rename(&aside, &paths[3]).unwrap();
+    let spool = open(folder.path());
+    assert_eq!(spool.stats().events, events);
+    assert_eq!(read_all(&spool), (events, 0, Vec::new()));
+
+    let folder = tempfile::tempdir().unwrap();
+    let events = filled(folder.path());
+    let paths = segments(folder.path());
+    fs::copy(&paths[1], &paths[2]).unwrap();
+    let spool = open(folder.path());
+    assert_eq!(spool.stats().events, events);
+    let (found, lost, _) = read_all(&spool);
+    assert_eq!(found + lost, events);
+    assert!(lost > 10, "{lost}");
+}
+
+#[test]
+fn what_gave_way_is_not_taken_for_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), settings(WhenFull::DropOldest)).unwrap();
+    append(&spool, 2, &[0; 10_000]).unwrap();
+    let _in_hand = read(&spool).unwrap();
+    let mut dropped = 0;
+    for _ in 0..500 {
+        dropped += spool.append(2, &[&[1; 10_000]]).dropped.events;
+    }
+    assert!(dropped > 500);
+    drop(spool);
+    let spool = open(folder.path());
+    assert_eq!(spool.stats().events, 1_002 - dropped);
+    assert_eq!(read_all(&spool), (1_002 - dropped, 0, Vec::new()));
+}
+
+#[test]
+fn folder_that_vanishes_is_noticed_before_records_are_said_to_be_safe() {
+    for rename in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("spool");
+        let spool = open(&inside);
+        append(&spool, 3, b"safe").unwrap();
+        let position = append(&spool, 3, b"waits for the disk").unwrap();
+        match rename {
+            true => fs::rename(&inside, folder.path().join("aside")).unwrap(),
+            false => fs::remove_dir_all(&inside).unwrap(),
+        }
+        spool.sync(position).unwrap_err();
+        let error = spool.stats().error.expect("it is told");
+        assert!(error.contains("removed or renamed"), "{error}");
+        // The next one is as safe as ever.
+        let position = append(&spool, 3, b"later").unwrap();
+        spool.sync(position).unwrap();
+        assert!(spool.stats().error.is_some(), "it is shown for a while");
+        let second = Spool::open(&inside, settings(WhenFull::Block));
+        assert!(matches!(second, Err(OpenError::InUse { .. })), "{second:?}");
+        drop(spool);
+        let spool = open(&inside);
+        assert_eq!(read_all(&spool), (9, 0, Vec::new()), "rename: {rename}");
+    }
+}
+
+#[test]
+fn records_in_segments_that_vanished_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("spool");
+    let spool = open(&inside);
+    for _ in 0..60 {
+        append(&spool, 2, &[9; 10_000]).unwrap();
+    }
+    fs::remove_dir_all(&inside).unwrap();
+    append(&spool, 2, b"after").unwrap();
+    assert_eq!(spool.stats().events, 122);
+    let (found, lost, damage) = read_all(&spool);
+    assert_eq!(found + lost, 122);
+    // What was in the segment that was written is there.
+    assert!(
+        found > 2 && lost > 60 && !damage.is_empty(),
+        "{found} {lost}"
+    );
+}
+
+#[test]
+fn newer_format_is_refused_and_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()));
+    let format = folder.path().join("format");
+    assert_eq!(
+        fs::read_to_string(&format).unwrap(),
+        "streamgate-spool 2 d6950b9f\n"
+    );
+    fs::write(&format, "streamgate-spool 3 a1923b09\n").unwrap();
+    fs::write(segment_path(folder.path(), 1), b"SGr3 what is this").unwrap();
+    let found = Spool::open(folder.path(), settings(WhenFull::Block));
+    let error = found.unwrap_err().to_string();
+    assert!(
+        error.contains("has format 3") && error.contains("knows formats 1 to 2"),
+        "{error}"
+    );
+    let kept = fs::read(segment_path(folder.path(), 1)).unwrap();
+    assert_eq!(kept, b"SGr3 what is this");
+    // What is damaged says nothing.
+    fs::write(&format, "streamgate-spool 3 00000000\n").unwrap();
+    open(folder.path());
+}
+
+#[test]
+fn spool_of_version_0_1_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/data/version-0.1/store/outputs/output-out/spool"
+    );
+    for entry in fs::read_dir(data).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let spool = open(folder.path());
+    append(&spool, 5, b"of this version").unwrap();
+    drop(spool);
+    let spool = open(folder.path());
+    assert_eq!(read_all(&spool), (25, 0, Vec::new()));
+}
+
 #[test]
 fn disk_that_fails_is_told_of_and_used_again() {
     let folder = tempfile::tempdir().unwrap();
     let inside = folder.path().join("spool");
     let spool = open(&inside);
     append(&spool, 1, b"before").unwrap();
-    // The next segment cannot be made where there is no folder.
+    // The folder cannot be made again where a file is.
     let aside = folder.path().join("aside");
     fs::rename(&inside, &aside).unwrap();
+    fs::write(&inside, b"in its place").unwrap();
     loop {
         match spool.append(1, &[&[5; 20_000]]).outcome {
             Appended::At(_) => {}
@@ -307,6 +518,7 @@ fn disk_that_fails_is_told_of_and_used_again() {
         }
     }
     assert!(spool.stats().error.is_some());
+    fs::remove_file(&inside).unwrap();
     fs::rename(&aside, &inside).unwrap();
     append(&spool, 1, b"after").unwrap();
     assert_eq!(spool.stats().error, None);

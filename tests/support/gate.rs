@@ -349,6 +349,12 @@ impl Gate {
         stats["pipelines"][0].take()
     }
 
+    /// What `GET /metrics` says.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> String {
+        self.ask(&Request::new("GET", "/metrics")).expect(200).text()
+    }
+
     /// Returns the fields of every log line.
     pub(crate) fn log(&self) -> Vec<Value> {
         fields_of(&self.stderr.text())

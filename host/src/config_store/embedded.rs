@@ -14,6 +14,11 @@
 //! modules/<hex>.wasm   the module of that SHA-256, for as long as a name or a manifest needs it
 //! ```
 //!
+//! Each JSON file ends in a line with the format and a checksum: `#streamgate-store 2 sha256:HEX`, of all
+//! that is before it and of the format. Files of format 1 (StreamGate 0.1) have no such line; they are
+//! read. A draft or an old revision that is damaged is renamed to `<name>.damaged-<n>`, and the store
+//! goes on without it; for a damaged `live.json` the newest revision takes its place.
+//!
 //! `modules.json` is the commit point of an upload: a module that nothing refers to was never
 //! uploaded, or is not needed any more, and is removed on opening.
 //!
@@ -22,15 +27,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
-use tracing::{info, warn};
+use serde::{Serialize, de::DeserializeOwned};
+use streamgate_spool::{FolderLock, LockError};
+use tracing::{error, info, warn};
 
 use super::{
     MAX_FILE_BYTES, MAX_REVISIONS, ModuleEntry, RevisionSummary, SavedDraft, StoreError,
@@ -40,6 +46,15 @@ use crate::{
     digest::Digest,
     manifest::{Manifest, Pipeline, check_manifest, check_pipeline, pinned_digests},
 };
+
+/// The format that is written.
+const FORMAT: u32 = 2;
+
+/// Begins the last line of a file.
+const SEAL: &[u8] = b"\n#streamgate-store ";
+
+/// Most damaged files of one name that are kept.
+const MAX_DAMAGED: usize = 4;
 
 const DRAFT_REMEDY: &str = "remove it to go on with the live manifest as the draft";
 const LIVE_REMEDY: &str = "put a copy of the newest file in `revisions/` in its place";
@@ -54,7 +69,7 @@ pub struct Embedded {
     /// What the files hold. Locked for a whole write, so that writes come one after the other.
     kept: Mutex<Kept>,
     /// The lock on the directory ends when this is closed, also by a crash.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 #[derive(Debug)]
@@ -85,8 +100,15 @@ impl Embedded {
     /// any is removed.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let lock = prepare_directory(directory, &["revisions", "modules"], "--store")?;
-        let draft = read_draft(&directory.join("draft.json"))?;
-        let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY)?;
+        let mut aside = SetAside::default();
+        let draft = read_draft(&directory.join("draft.json"));
+        let draft = aside.unless_unusable(draft)?.flatten();
+        let numbers = list_revisions(&directory.join("revisions"))?;
+        let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY);
+        let live = match aside.unless_damaged(live)? {
+            Some(live) => live,
+            None => Some(newest_revision(directory, &numbers, &mut aside)?),
+        };
         let published = live.as_ref().map_or(0, |live| live.revision);
         // A crash may have come between the rollback and the removal of the draft.
         let is_rollback = live
@@ -95,7 +117,13 @@ impl Embedded {
         let draft = draft
             .filter(|draft| !is_rollback || draft.saved_at_revision >= published)
             .map(|draft| draft.pipeline);
-        let numbers = list_revisions(&directory.join("revisions"))?;
+        if numbers.iter().any(|&number| number > published + 1) && live.is_some() {
+            return Err(StoreError::Unusable {
+                path: directory.join("live.json"),
+                found: format!("it holds revision {published}, and newer ones were published"),
+                remedy: LIVE_REMEDY,
+            });
+        }
         if live.is_none() && numbers.iter().any(|&number| number > 1) {
             return Err(StoreError::Unusable {
                 path: directory.join("live.json"),
@@ -107,7 +135,8 @@ impl Embedded {
             numbers.into_iter().partition(|&number| number <= published);
         let mut revisions = BTreeMap::new();
         for number in kept {
-            let manifest = read_revision(directory, number)?;
+            let manifest = aside.unless_unusable(read_revision(directory, number))?;
+            let manifest = manifest.flatten();
             revisions.extend(manifest.map(|manifest| (number, KeptRevision::of(&manifest))));
         }
         let entries: Option<Vec<ModuleEntry>> =
@@ -123,6 +152,17 @@ impl Embedded {
             }),
             _lock: lock,
         };
+        // All files were read and checked.
+        let live_was_damaged = aside.move_away(directory)?;
+        if live_was_damaged {
+            let live = store.live();
+            let bytes = sealed("the manifest", &live)?;
+            replace_file(directory, "live.json", &bytes)?;
+            error!(
+                revision = live.revision,
+                "`live.json` was damaged; the newest revision that can be read is live now"
+            );
+        }
         store.remove_leftovers(&unpublished)?;
         Ok(store)
     }
@@ -152,7 +192,7 @@ impl Embedded {
             pipeline: draft.clone(),
             saved_at_revision: kept.live.revision,
         };
-        let bytes = encode("the draft", &saved)?;
+        let bytes = sealed("the draft", &saved)?;
         replace_file(&self.directory, "draft.json", &bytes)?;
         kept.draft = Some(draft.clone());
         self.forget_modules(&mut kept);
@@ -164,7 +204,7 @@ impl Embedded {
     }
 
     pub(super) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let bytes = encode("the manifest", manifest)?;
+        let bytes = sealed("the manifest", manifest)?;
         let mut kept = self.kept.lock();
         check_next(&kept.live, manifest)?;
         let revision_file = format!("{}.json", manifest.revision);
@@ -211,7 +251,7 @@ impl Embedded {
         check_room(&kept.entries, &kept.modules, &entry)?;
         let (digest, size_bytes) = (entry.digest, entry.size_bytes);
         let entries = with_entry(&kept.entries, entry);
-        let json = encode("the list of modules", &entries)?;
+        let json = sealed("the list of modules", &entries)?;
         // Also if it is there: that file may be damaged.
         replace_file(&self.directory.join("modules"), &module_file(digest), bytes)?;
         kept.modules.insert(digest, size_bytes);
@@ -230,7 +270,7 @@ impl Embedded {
         if entries.len() == kept.entries.len() {
             return Ok(false);
         }
-        let json = encode("the list of modules", &entries)?;
+        let json = sealed("the list of modules", &entries)?;
         replace_file(&self.directory, "modules.json", &json)?;
         kept.entries = entries;
         self.forget_modules(&mut kept);
@@ -292,7 +332,7 @@ impl Embedded {
     fn restore_live(&self, live: &Manifest) {
         let restored = match live.revision {
             0 => remove_file(&self.directory.join("live.json")),
-            _ => encode("the manifest", live)
+            _ => sealed("the manifest", live)
                 .and_then(|bytes| replace_file(&self.directory, "live.json", &bytes)),
         };
         if let Err(err) = restored {
@@ -354,7 +394,7 @@ pub(super) fn prepare_directory(
     directory: &Path,
     inner: &[&str],
     setting: &'static str,
-) -> Result<File, StoreError> {
+) -> Result<FolderLock, StoreError> {
     let failed = |source| StoreError::Open {
         path: directory.to_owned(),
         setting,
@@ -373,21 +413,14 @@ pub(super) fn prepare_directory(
     if let Some(parent) = fs::canonicalize(directory).map_err(failed)?.parent() {
         let _ = sync_directory(parent);
     }
-    let lock = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(directory.join("lock"))
-        .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+    FolderLock::take(directory).map_err(|error| match error {
+        LockError::Held(holder) => StoreError::Locked {
             path: directory.to_owned(),
+            holder,
             setting,
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+        },
+        LockError::Io(source) => failed(source),
+    })
 }
 
 fn read_draft(path: &Path) -> Result<Option<SavedDraft>, StoreError> {
@@ -439,13 +472,143 @@ fn read_json<T: DeserializeOwned>(
     let Some(bytes) = read_file(path, remedy)? else {
         return Ok(None);
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|source| StoreError::Damaged {
-            path: path.to_owned(),
-            remedy,
-            source,
-        })
+    let json = unsealed(path, &bytes, remedy)?;
+    let is_sealed = json.len() < bytes.len();
+    let read = serde_json::from_slice(json).map(Some);
+    // What is as it was written is not damaged.
+    if let Err(error) = &read
+        && is_sealed
+    {
+        let found = format!("this version does not know what it holds ({error})");
+        return Err(unusable(path, found, remedy));
+    }
+    read.map_err(|source| StoreError::Damaged {
+        path: path.to_owned(),
+        remedy,
+        source,
+    })
+}
+
+/// Files that are damaged and are to be set aside.
+#[derive(Debug, Default)]
+struct SetAside {
+    paths: Vec<PathBuf>,
+}
+
+impl SetAside {
+    /// Takes note of a file that is damaged or cannot be right; `None` then. It may be noted twice.
+    fn unless_unusable<T>(&mut self, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match read {
+            Err(error) if matches!(error, StoreError::Unusable { .. }) => self.note(error),
+            other => self.unless_damaged(other),
+        }
+    }
+
+    /// Takes note of a file that is damaged; `None` then.
+    fn unless_damaged<T>(&mut self, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match read {
+            Err(error) if error.is_damage() => self.note(error),
+            other => other.map(Some),
+        }
+    }
+
+    fn note<T>(&mut self, error: StoreError) -> Result<Option<T>, StoreError> {
+        let Some(path) = error.path().map(Path::to_owned) else {
+            return Err(error);
+        };
+        if self.paths.contains(&path) {
+            return Ok(None);
+        }
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "a file of the config store is damaged and is set aside"
+        );
+        self.paths.push(path);
+        Ok(None)
+    }
+
+    /// Renames the files, and returns whether `live.json` was one of them.
+    fn move_away(&self, directory: &Path) -> Result<bool, StoreError> {
+        for path in &self.paths {
+            let numbered = |number: usize| path.with_added_extension(format!("damaged-{number}"));
+            let free = (1..MAX_DAMAGED).find(|number| !numbered(*number).exists());
+            let target = numbered(free.unwrap_or(MAX_DAMAGED));
+            fs::rename(path, &target).map_err(|source| StoreError::Write {
+                path: path.clone(),
+                source,
+            })?;
+            warn!(file = %path.display(), kept_as = %target.display(), "set a damaged file aside");
+        }
+        Ok(self.paths.contains(&directory.join("live.json")))
+    }
+}
+
+/// Returns the newest revision that can be read.
+fn newest_revision(
+    directory: &Path,
+    numbers: &[u64],
+    aside: &mut SetAside,
+) -> Result<Manifest, StoreError> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    for number in numbers.into_iter().rev() {
+        let read = aside.unless_unusable(read_revision(directory, number))?;
+        if let Some(Some(manifest)) = read {
+            return Ok(manifest);
+        }
+    }
+    Err(StoreError::Unusable {
+        path: directory.join("live.json"),
+        found: "it is damaged, and there is no revision that can be read".to_owned(),
+        remedy: "put back a copy from a backup, or give the gate another directory with `--store`",
+    })
+}
+
+/// Encodes what a file holds, with its checksum.
+pub(super) fn sealed<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = encode(what, value)?;
+    let line = seal(&bytes, FORMAT);
+    bytes.extend_from_slice(&line);
+    Ok(bytes)
+}
+
+/// Returns the last line of a file.
+fn seal(json: &[u8], format: u32) -> Vec<u8> {
+    let head = [SEAL, format.to_string().as_bytes(), b" "].concat();
+    let digest = Digest::of(&[json, &head].concat());
+    [&head[..], digest.to_string().as_bytes(), b"\n"].concat()
+}
+
+/// Returns the JSON of a file if it is what was written. Format 1 has no checksum.
+fn unsealed<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    remedy: &'static str,
+) -> Result<&'a [u8], StoreError> {
+    let Some(at) = memchr::memmem::rfind(bytes, SEAL) else {
+        return Ok(bytes);
+    };
+    let (json, line) = bytes.split_at(at);
+    let said = std::str::from_utf8(&line[SEAL.len()..]).unwrap_or_default();
+    let format = said
+        .split_once(' ')
+        .and_then(|(format, _)| format.parse().ok());
+    match format {
+        Some(format) if seal(json, format) != line => {}
+        Some(format) if format > FORMAT => {
+            return Err(StoreError::Newer {
+                path: path.to_owned(),
+                found: format,
+                known: FORMAT,
+            });
+        }
+        Some(_) => return Ok(json),
+        None => {}
+    }
+    Err(StoreError::Checksum {
+        path: path.to_owned(),
+        remedy,
+    })
 }
 
 /// Reads a file of at most [`MAX_FILE_BYTES`]; `None` if there is none.
@@ -856,20 +1019,9 @@ mod tests {
     fn damaged_files_are_named_with_a_remedy() {
         let wrong_format = r#"{"version":"9","pipelines":[]}"#;
         let no_pipeline = r#"{"version":"1.0","pipelines":[]}"#;
-        let not_one = serde_json::to_string(&manifest(2)).unwrap();
-        let cases: [(&str, &[u8], &str); 8] = [
-            ("live.json", b"", "newest file"),
-            ("live.json", b"\xff\xfe\x00", "newest file"),
+        let cases: [(&str, &[u8], &str); 2] = [
             ("live.json", wrong_format.as_bytes(), "the version is `9`"),
             ("live.json", no_pipeline.as_bytes(), "0 pipelines"),
-            ("draft.json", b"[1, 2", "remove it"),
-            (
-                "draft.json",
-                br#"{"name":"x","processors":[],"outputs":[],"batch_size":0}"#,
-                "batch",
-            ),
-            ("revisions/1.json", b"{}", "move it away"),
-            ("revisions/1.json", not_one.as_bytes(), "holds revision 2"),
         ];
         for (name, content, wanted) in cases {
             let dir = tempfile::tempdir().unwrap();
@@ -884,6 +1036,85 @@ mod tests {
                 "{name}: {text}"
             );
             assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn damaged_drafts_and_revisions_are_set_aside_and_bounded() {
+        let not_one = serde_json::to_string(&manifest(2)).unwrap();
+        let cases: [(&str, &[u8]); 5] = [
+            ("draft.json", b"[1, 2"),
+            (
+                "draft.json",
+                br#"{"name":"x","processors":[],"outputs":[],"batch_size":0}"#,
+            ),
+            ("draft.json", b""),
+            ("revisions/1.json", b"{}"),
+            ("revisions/1.json", not_one.as_bytes()),
+        ];
+        for (name, content) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            for number in 1..=2 {
+                let store = Embedded::open(dir.path()).unwrap();
+                store.publish(&manifest(number)).unwrap();
+            }
+            for _ in 0..MAX_DAMAGED + 2 {
+                fs::write(dir.path().join(name), content).unwrap();
+                let store = Embedded::open(dir.path()).unwrap();
+                assert_eq!(store.live(), manifest(2), "{name}");
+                assert_eq!(store.draft(), *store.live().pipeline(), "{name}");
+            }
+            let aside = dir.path().join(format!("{name}.damaged-1"));
+            assert_eq!(fs::read(aside).unwrap(), content);
+            let last = MAX_DAMAGED + 1;
+            assert!(!dir.path().join(format!("{name}.damaged-{last}")).exists());
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_live_manifest_is_seen_and_the_newest_revision_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        (1..=2).for_each(|n| store.publish(&manifest(n)).unwrap());
+        drop(store);
+        let path = dir.path().join("live.json");
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&path, &changed).unwrap();
+            let store = Embedded::open(dir.path()).unwrap();
+            assert_eq!(store.live(), manifest(2), "byte {at}");
+            assert_eq!(fs::read(&path).unwrap(), whole, "byte {at}");
+        }
+        // An older one in its place is told from it.
+        let store = Embedded::open(dir.path()).unwrap();
+        store.publish(&manifest(3)).unwrap();
+        drop(store);
+        fs::copy(dir.path().join("revisions/1.json"), &path).unwrap();
+        let text = Embedded::open(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("newer ones were published"), "{text}");
+        assert!(dir.path().join("revisions/3.json").exists());
+    }
+
+    #[test]
+    fn newer_format_is_refused_and_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        store.publish(&manifest(1)).unwrap();
+        drop(store);
+        for name in ["live.json", "draft.json", "revisions/1.json"] {
+            let path = dir.path().join(name);
+            let before = fs::read(&path).ok();
+            let json = b"what is this";
+            fs::write(&path, [&json[..], &seal(json, 3)].concat()).unwrap();
+            let text = Embedded::open(dir.path()).unwrap_err().to_string();
+            assert!(text.contains("has format 3"), "{text}");
+            assert!(fs::read(&path).unwrap().starts_with(json));
+            match before {
+                Some(before) => fs::write(&path, before).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
         }
     }
 

@@ -11,21 +11,20 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
+use streamgate_spool::FolderLock;
 use tracing::warn;
 
 use super::{
     StoreError,
     embedded::{
         list_modules, module_file, prepare_directory, read_file, read_manifest, remove_file,
-        replace_file,
+        replace_file, sealed,
     },
-    encode,
 };
 use crate::{
     digest::Digest,
@@ -42,7 +41,7 @@ pub(crate) struct LastGood {
     directory: Option<PathBuf>,
     manifest: ArcSwap<Manifest>,
     /// The lock on the directory ends when this is closed, also by a crash.
-    _lock: Option<File>,
+    _lock: Option<FolderLock>,
 }
 
 impl LastGood {
@@ -78,7 +77,7 @@ impl LastGood {
         let Some(directory) = &self.directory else {
             return;
         };
-        let written = encode("the manifest", manifest)
+        let written = sealed("the manifest", manifest)
             .and_then(|bytes| replace_file(directory, "last-good.json", &bytes));
         match written {
             Ok(()) => self.forget_modules(directory, manifest),

@@ -160,6 +160,18 @@ impl From<StoreError> for Problem {
                 "store_unavailable",
                 format!("{err}; nothing was changed, and the gate goes on with what is live"),
             ),
+            err if err.is_full() => {
+                error!(
+                    error = err as &dyn std::error::Error,
+                    "the disk of the config store is full"
+                );
+                Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "store_full",
+                    "the disk of the config store is full, so nothing was changed; make room on it and \
+                     try again",
+                )
+            }
             _ => {
                 error!(
                     error = &err as &dyn std::error::Error,

@@ -12,14 +12,20 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use streamgate_spool::{Appended, Dropped, Fsync, OpenError, Settings, Spool, WhenFull};
+use streamgate_spool::{
+    Appended, Dropped, Fsync, Holder, OpenError, Record, Settings, Spool, WhenFull,
+};
+use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::ingest::framing::line_ending;
@@ -58,6 +64,8 @@ pub(super) struct DeadLetters {
     unsynced: Mutex<Option<u64>>,
     /// Held by whoever reads, since who puts letters back puts all back.
     reading: Mutex<()>,
+    /// Letters that were found to be damaged or missing, and are not booked yet.
+    lost: AtomicU64,
 }
 
 /// Letters that were taken out; put back unless [`Taken::done`] is called.
@@ -85,6 +93,7 @@ impl DeadLetters {
             spool: Mutex::default(),
             unsynced: Mutex::default(),
             reading: Mutex::default(),
+            lost: AtomicU64::new(0),
         }
     }
 
@@ -104,7 +113,10 @@ impl DeadLetters {
             match Spool::open(&self.folder, settings) {
                 Ok(opened) => return Ok(Arc::clone(spool.insert(Arc::new(opened)))),
                 // The output that this one replaces still has it.
-                Err(OpenError::InUse(_)) if begun.elapsed() < HANDOVER_LIMIT => {
+                Err(OpenError::InUse {
+                    holder: Holder::ThisProcess,
+                    ..
+                }) if begun.elapsed() < HANDOVER_LIMIT => {
                     thread::sleep(HANDOVER_LIMIT / 50);
                 }
                 Err(error) => return Err(error.to_string()),
@@ -171,7 +183,7 @@ impl DeadLetters {
             read_beyond: false,
         };
         while taken.lines.len() < MAX_TAKEN_BYTES {
-            let Some(record) = spool.read(Duration::ZERO).record else {
+            let Some(record) = self.read(&spool) else {
                 break;
             };
             if record.position >= end {
@@ -204,13 +216,34 @@ impl DeadLetters {
             return letters;
         };
         while letters.len() < most {
-            let Some(record) = spool.read(Duration::ZERO).record else {
+            let Some(record) = self.read(&spool) else {
                 break;
             };
             letters.extend(serde_json::from_slice(&record.payload).ok());
         }
         spool.rewind();
         letters
+    }
+
+    /// Reads the next letter, if there is one.
+    fn read(&self, spool: &Spool) -> Option<Record> {
+        let read = spool.read(Duration::ZERO);
+        for damage in &read.damage {
+            warn!(
+                file = %damage.path.display(),
+                missing = damage.missing,
+                events = damage.events,
+                bytes = damage.bytes,
+                "dead letters are damaged"
+            );
+        }
+        self.lost.fetch_add(read.lost_events, Ordering::Relaxed);
+        read.record
+    }
+
+    /// Returns how many letters were found to be damaged or missing since this was last asked.
+    pub(super) fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
     }
 
     /// Returns how many there are.

@@ -29,7 +29,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use streamgate_spool::{Append, Appended, OpenError, Record, Settings, Spool, Stats};
+use streamgate_spool::{Append, Appended, Holder, OpenError, Record, Settings, Spool, Stats};
 use tokio::{
     runtime::Handle,
     sync::{Mutex as AsyncMutex, mpsc},
@@ -280,10 +280,14 @@ impl Spooling {
         loop {
             match Spool::open(&place.folder, place.settings) {
                 Ok(spool) => return Some(Arc::new(spool)),
-                Err(OpenError::InUse(_)) if self.entry.life.phase().lets_go() => return None,
-                Err(OpenError::InUse(_)) if !self.entry.queue.is_closed() => {
-                    thread::sleep(LOOK_INTERVAL);
-                }
+                Err(OpenError::InUse {
+                    holder: Holder::ThisProcess,
+                    ..
+                }) if self.entry.life.phase().lets_go() => return None,
+                Err(OpenError::InUse {
+                    holder: Holder::ThisProcess,
+                    ..
+                }) if !self.entry.queue.is_closed() => thread::sleep(LOOK_INTERVAL),
                 Err(error) => {
                     error!(output = %self.entry.name.id, %error, "the output has no spool");
                     self.state.note_disk(Some(error.to_string()));
@@ -429,8 +433,17 @@ impl Spooling {
                 Some(deadline) => Instant::now().max(deadline) - Instant::now(),
             };
             let read = spool.read(wait);
+            for damage in &read.damage {
+                warn!(
+                    output = %self.entry.name.id,
+                    file = %damage.path.display(),
+                    missing = damage.missing,
+                    events = damage.events,
+                    bytes = damage.bytes,
+                    "the spool is damaged"
+                );
+            }
             if read.lost_events > 0 {
-                warn!(output = %self.entry.name.id, events = read.lost_events, "the spool is damaged");
                 let account = &self.entry.name.account;
                 account.discarded(DiscardReason::SpoolDamaged, read.lost_events);
             }
