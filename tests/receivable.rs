@@ -532,7 +532,9 @@ fn replace_in_files(folder: &Path, from: &str, to: &str) {
         if path.is_dir() {
             replace_in_files(&path, from, to);
         } else if let Ok(text) = std::fs::read_to_string(&path) {
-            std::fs::write(&path, text.replace(from, to)).expect("it is ours");
+            // Without a checksum it is a file of version 0.1.
+            let document = text.split("\n#streamgate-store ").next().unwrap_or(&text);
+            std::fs::write(&path, document.replace(from, to)).expect("it is ours");
         }
     }
 }
