@@ -112,7 +112,7 @@ fn metrics_of_the_guide_are_there() {
         value(name);
         seen += 1;
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 9);
     assert!(value("streamgate_output_up") == 0.0 && value("streamgate_spool_up") == 1.0);
     assert!(value("streamgate_output_dead_letters") == 1.0);
     assert!(value("streamgate_spool_events") == 1.0);

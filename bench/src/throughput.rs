@@ -53,12 +53,25 @@ pub(crate) struct Args {
     /// How many blocks of 256 KiB a connection may have under way
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     window_blocks: u16,
+    /// Send without a window, as fast as the sockets take it
+    #[arg(long, conflicts_with = "window_blocks")]
+    unpaced: bool,
     /// How often everything is measured
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Where to write the report as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Args {
+    /// The most blocks that a connection may have under way.
+    fn window(&self) -> usize {
+        match self.unpaced {
+            true => usize::MAX,
+            false => self.window_blocks.into(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -68,7 +81,8 @@ struct Report {
     connections: usize,
     events: usize,
     event_bytes: usize,
-    window_blocks: u16,
+    /// Nothing if the sender had no window.
+    window_blocks: Option<u16>,
     summary: Vec<Summary>,
     runs: Vec<Run>,
 }
@@ -121,16 +135,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for round in 1..=args.rounds {
         for case in &cases {
             for contender in contenders.iter().filter(|one| one.takes_part_in(case)) {
-                let relay =
-                    measure::cost(&Contender::Relay, case, load, args.window_blocks.into())?;
+                let relay = measure::cost(&Contender::Relay, case, load, args.window())?;
                 let base = relay.cpu_ns_per_event();
                 runs.push(Run::of(round, &Contender::Relay, case, base, relay));
-                let cost = measure::cost(contender, case, load, args.window_blocks.into())?;
+                let cost = measure::cost(contender, case, load, args.window())?;
                 runs.push(Run::of(round, contender, case, base, cost));
             }
             if contenders.is_empty() {
-                let relay =
-                    measure::cost(&Contender::Relay, case, load, args.window_blocks.into())?;
+                let relay = measure::cost(&Contender::Relay, case, load, args.window())?;
                 let base = relay.cpu_ns_per_event();
                 runs.push(Run::of(round, &Contender::Relay, case, base, relay));
             }
@@ -145,7 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             connections: load.connections,
             events: load.events,
             event_bytes: load.event_bytes,
-            window_blocks: args.window_blocks,
+            window_blocks: (!args.unpaced).then_some(args.window_blocks),
             summary,
             runs,
         };
@@ -220,7 +232,7 @@ fn calibrated(args: &Args, cases: &[Case]) -> Result<Load> {
         block_events: (BLOCK_BYTES / args.event_bytes.max(1)).clamp(2, 5_000),
     };
     if let (None, Some(case)) = (args.events, cases.first()) {
-        let cost = measure::cost(&Contender::Relay, case, load, args.window_blocks.into())?;
+        let cost = measure::cost(&Contender::Relay, case, load, args.window())?;
         let events = (cost.events_per_second() * RUN_SECONDS) as usize;
         load.events = events.next_multiple_of(100_000);
     }

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     books::{Books, Ingest},
     buffer::{Work, WorkQueue},
+    in_flight::InFlight,
     memory::{Block, Memory},
     receipt::Claim,
 };
@@ -43,6 +44,8 @@ pub struct Limits {
 pub struct Intake {
     /// The budget that blocks are drawn on.
     pub memory: Arc<Memory>,
+    /// What was read and no output has taken yet.
+    pub in_flight: Arc<InFlight>,
     /// The accounts.
     pub books: Arc<Books>,
     /// Bounds of what is taken in.
@@ -73,6 +76,7 @@ impl Intake {
         assert!(!queues.is_empty(), "there is at least one worker");
         Arc::new(Self {
             memory,
+            in_flight: InFlight::new(queues.len()),
             books,
             limits,
             durable,

@@ -12,6 +12,8 @@ pub mod ingest;
 
 pub mod memory;
 
+pub mod in_flight;
+
 pub mod receipt;
 
 pub mod buffer;

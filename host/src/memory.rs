@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use streamgate_guest::Batch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::in_flight::{InFlight, Share};
+
 /// One permit of the budget, in bytes. The semaphore counts in 32 bits, which this makes 4 TiB.
 const UNIT_BYTES: usize = 1024;
 
@@ -81,6 +83,8 @@ pub struct Block {
     memory: Arc<Memory>,
     /// Whether an event was cut before any rule could see it.
     has_cut_events: bool,
+    /// What it has in flight.
+    share: Option<Share>,
 }
 
 /// Bytes outside a block that are still charged to the budget.
@@ -147,6 +151,7 @@ impl Memory {
             permit,
             memory: Arc::clone(self),
             has_cut_events: false,
+            share: None,
         }
     }
 
@@ -186,6 +191,7 @@ impl Block {
             permit: charge.permit,
             memory: Arc::clone(memory),
             has_cut_events: false,
+            share: None,
         }
     }
 
@@ -197,6 +203,18 @@ impl Block {
     /// Returns whether an event of it was cut before any rule could see it.
     pub fn has_cut_events(&self) -> bool {
         self.has_cut_events
+    }
+
+    /// Counts its events as in flight, until the first output takes them or the block is dropped.
+    pub fn enter_flight(&mut self, flight: &Arc<InFlight>) {
+        self.share = Some(flight.enter(self.batch.byte_len()));
+    }
+
+    /// Says that an output has taken its events.
+    pub fn leave_flight(&self) {
+        if let Some(share) = &self.share {
+            share.leave();
+        }
     }
 
     /// Returns the memory this block holds, in bytes.

@@ -154,6 +154,7 @@ impl Connection {
 
     async fn read_to_end(&mut self) -> io::Result<()> {
         while self.readable().await? {
+            self.intake.in_flight.room().await;
             let window = Arc::clone(&self.window)
                 .acquire_owned()
                 .await
@@ -193,6 +194,7 @@ impl Connection {
                 self.partial = Partial::Copied(rest, charge);
             }
             block.set_filled(framed.end);
+            block.enter_flight(&self.intake.in_flight);
             self.lane.send(block, Some(window));
         }
         Ok(())

@@ -423,6 +423,10 @@ impl OutputQueue {
                     self.arrived.notify_one();
                 }
                 if !taken.is_empty() {
+                    drop(state);
+                    for delivery in &taken {
+                        delivery.block.leave_flight();
+                    }
                     return Some(Group::of_deliveries(taken));
                 }
                 if state.closed {
