@@ -89,8 +89,10 @@ fn metrics_of_the_guide_are_there() {
         gate.pipeline()["outputs"][0]["dead_lettered"] == 1
     });
     gate.send(b"kept\n");
-    eventually("it fails", || {
-        gate.get("/status")["outputs"][0]["state"] != "ok"
+    eventually("it waits on the disk, and attempts fail", || {
+        let status = gate.get("/status");
+        let output = &status["outputs"][0];
+        output["spool"]["events"] == 1 && output["state"] != "ok"
     });
     let metrics = gate.ask(&Request::new("GET", "/metrics")).text();
     let value = |name: &str| {
