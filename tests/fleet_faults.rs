@@ -83,13 +83,30 @@ fn a_gate_starts_from_its_last_good_config_when_redis_is_away() {
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert_eq!(refused.json()["code"], "store_unavailable");
 
-    // One that never ran anything passes everything on.
-    let new = member(&redis, "new").start();
-    new.send(b"DEBUG\n");
-    assert_eq!(new.settled(1)["delivered_to_chain_end"], 1);
+    // One that never ran anything does not know what to redact: it takes no events ...
+    let mut new = member(&redis, "new").launch();
+    eventually("the reason is logged", || {
+        let mut log = new.log().into_iter();
+        log.any(|line| line.to_string().contains("--start-empty"))
+    });
+    new.ask(&Request::new("GET", "/healthz")).expect(200);
+    let not_ready = new.ask(&Request::new("GET", "/readyz")).expect(503);
+    assert_eq!(not_ready.json()["code"], "not_ready");
+    assert!(!new.listens("tcp") && !new.listens("udp"));
+    let event = Request::new("POST", "/ingest").body(Body::Whole(b"DEBUG\n"));
+    let refused = new.ingest(&event).expect(503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // ... unless it is told to.
+    let open = member(&redis, "open")
+        .env("STREAMGATE_START_EMPTY", "true")
+        .start();
+    open.send(b"DEBUG\n");
+    assert_eq!(open.settled(1)["delivered_to_chain_end"], 1);
+    open.stop();
 
     redis.start_again_empty();
     redis.publish(foreign("INFO"));
+    new.wait_until_ready();
     new.comes_to_drop("INFO");
     gate.comes_to_drop("INFO");
     eventually("all is well", || gate.config()["state"] == "ok");

@@ -21,7 +21,7 @@ use crate::support::guest;
 /// The host of all these tests.
 fn host() -> &'static Wasm {
     static HOST: OnceLock<Wasm> = OnceLock::new();
-    HOST.get_or_init(|| Wasm::new(1, Compiler::Here))
+    HOST.get_or_init(|| Wasm::new(1, Compiler::Here, None))
 }
 
 fn module(name: &str, stack: Stack) -> Arc<Module> {

@@ -19,7 +19,9 @@ fn rule_in_javascript_changes_events() {
     };
     let module = fs::read(file).expect("it was built");
     let receiver = TcpReceiver::start();
-    let gate = Setup::new().flag("compile-time", "10m").start();
+    let store = tempfile::tempdir().expect("a temporary directory");
+    let setup = || Setup::new().store(store.path()).flag("compile-time", "10m");
+    let gate = setup().start();
     let upload = Request::new("PUT", "/modules/js-rename")
         .body(Body::Whole(&module))
         .patience(COMPILED_WITHIN);
@@ -49,6 +51,24 @@ fn rule_in_javascript_changes_events() {
         problem.contains("`rename` is empty or missing"),
         "{problem}"
     );
+    gate.stop();
+
+    // The next start compiles nothing.
+    let gate = setup().start();
+    let loaded = gate.logged("loaded a module").expect("it has the rule");
+    assert_eq!(loaded["from_cache"], true, "{loaded}");
+    gate.send(b"{\"msg\":\"again\"}\n");
+    gate.finish(1);
+
+    // Without what was compiled, the gate is alive while it compiles, and not ready.
+    fs::remove_dir_all(store.path().join("compiled")).expect("it is ours");
+    let gate = setup().launch();
+    let ask = |path| gate.ask(&Request::new("GET", path));
+    assert_eq!(ask("/healthz").expect(200).json()["status"], "ok");
+    assert_eq!(ask("/readyz").expect(503).json()["code"], "not_ready");
+    assert_eq!(ask("/rules").expect(503).json()["code"], "not_ready");
+    assert!(gate.logged("ready").is_none(), "it still compiles");
+    // And it ends when it is told to.
     gate.stop();
 }
 

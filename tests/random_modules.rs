@@ -31,7 +31,7 @@ const WIT: &str = include_str!("../guest-sdk/wit/processor.wit");
 
 #[test]
 fn random_bytes_are_refused() {
-    let wasm = Wasm::new(1, Compiler::Here);
+    let wasm = Wasm::new(1, Compiler::Here, None);
     let random = noise(1, 64 * 1024);
     for (at, length) in (0..400).map(|n| (n * 31, n)) {
         let bytes = &random[at..at + length];
@@ -45,7 +45,7 @@ fn random_bytes_are_refused() {
 
 #[test]
 fn modules_with_flipped_bits_are_refused_or_run() {
-    let wasm = Wasm::new(1, Compiler::Here);
+    let wasm = Wasm::new(1, Compiler::Here, None);
     let module = fs::read(guest("keep-all")).expect("it was built");
     let random = noise(2, 64 * 1024);
     let mut refused = 0;
@@ -65,7 +65,7 @@ fn modules_with_flipped_bits_are_refused_or_run() {
 
 #[test]
 fn random_code_of_the_right_shape_is_stood() {
-    let wasm = Wasm::new(1, Compiler::Here);
+    let wasm = Wasm::new(1, Compiler::Here, None);
     let mut resolve = Resolve::default();
     let package = resolve.push_str("processor.wit", WIT).expect("it is valid");
     let world = resolve.select_world(&[package], None).expect("it has one");

@@ -192,7 +192,7 @@ struct Time {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let works = find_works(&args.works)?;
     let modules = Modules::find(args.modules.as_deref())?;
-    let host = Wasm::new(1, Compiler::Here);
+    let host = Wasm::new(1, Compiler::Here, None);
     let origin = Origin::read();
     let mut out = stdout().lock();
     writeln!(

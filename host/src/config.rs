@@ -110,6 +110,10 @@ pub struct Settings {
     /// Answer `POST /ingest` only when every output has the events delivered or on its disk
     #[arg(long, env = "STREAMGATE_DURABLE")]
     pub durable: bool,
+    /// With a Redis: take events without rules while the config is not known, as Redis cannot be read and
+    /// there is no last good config
+    #[arg(long, env = "STREAMGATE_START_EMPTY")]
+    pub start_empty: bool,
     /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
     #[arg(long, env = "STREAMGATE_ALLOW_LINK_LOCAL")]
     pub allow_link_local: bool,
@@ -149,6 +153,8 @@ pub struct Config {
     pub outputs: OutputPolicy,
     /// Whether `POST /ingest` is answered only when events are safe.
     pub durable: bool,
+    /// Whether events are taken without rules while the config is not known.
+    pub start_empty: bool,
     /// How long the end may take.
     pub grace_period: Duration,
     /// The name of this gate.
@@ -236,6 +242,11 @@ impl SeedEnvironment {
 }
 
 impl Config {
+    /// Returns where compiled modules are kept, if this gate has a directory of its own.
+    pub fn code_cache(&self) -> Option<PathBuf> {
+        own_directory(&self.store, &self.redis).map(|directory| directory.join("compiled"))
+    }
+
     /// Puts flags, environment, file and defaults together.
     ///
     /// # Errors
@@ -283,6 +294,7 @@ impl Config {
             store,
             outputs,
             durable: given.durable || file.durable,
+            start_empty: given.start_empty || file.start_empty,
             manifest: given.manifest.or(file.manifest),
             memory_budget_bytes: size(
                 "memory_budget",
@@ -359,17 +371,22 @@ impl Config {
     }
 }
 
+/// The directory of this gate's own files: that of the store, or of the cache.
+fn own_directory<'a>(store: &'a StoreLocation, redis: &'a RedisFiles) -> Option<&'a PathBuf> {
+    match store {
+        StoreLocation::Directory(directory) => Some(directory),
+        StoreLocation::Redis(_) => redis.cache.as_ref(),
+        StoreLocation::Memory => None,
+    }
+}
+
 fn output_folder(
     given: Option<String>,
     name: &str,
     store: &StoreLocation,
     redis: &RedisFiles,
 ) -> Option<PathBuf> {
-    let beside = match store {
-        StoreLocation::Directory(directory) => Some(directory),
-        StoreLocation::Redis(_) => redis.cache.as_ref(),
-        StoreLocation::Memory => None,
-    };
+    let beside = own_directory(store, redis);
     match given {
         Some(off) if off == "off" => None,
         Some(folder) => Some(PathBuf::from(folder)),

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Router,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     middleware,
-    response::Response,
+    response::{IntoResponse, Json, Response},
     routing::get,
 };
+use serde_json::json;
 use tokio::{
     sync::{Mutex, Semaphore},
     task,
@@ -243,6 +244,21 @@ pub fn router(state: ControlState) -> Router {
         .with_state(state)
 }
 
+/// Answers while the gate starts, which may take as long as its modules are compiled.
+pub fn starting(path: &Uri) -> Response {
+    let answer = match path.path() {
+        "/healthz" => Json(json!({"status": "ok"})).into_response(),
+        _ => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_ready",
+            "the gate is starting: it reads its config and compiles its modules; try again when \
+             `/readyz` answers with 200",
+        )
+        .into_response(),
+    };
+    with_headers(answer)
+}
+
 /// Returns the limits that the control API is served with.
 pub fn http_options() -> http_server::Options {
     http_server::Options {
@@ -252,7 +268,11 @@ pub fn http_options() -> http_server::Options {
 }
 
 /// Adds what every answer has. No CORS headers: pages of other origins have no business here.
-async fn add_headers(mut response: Response) -> Response {
+async fn add_headers(response: Response) -> Response {
+    with_headers(response)
+}
+
+fn with_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

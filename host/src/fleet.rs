@@ -424,6 +424,11 @@ impl Inner {
                 let mut state = self.state.lock();
                 state.refused = None;
                 state.behind = (running.revision > 0).then_some(0);
+                drop(state);
+                // Nothing was ever published: the empty config is the right one.
+                if matches!(self.store.next_revision(), Ok(1)) {
+                    self.gate.note_config_known();
+                }
             }
             Found::Document { digest, manifest } => {
                 let settled = match manifest {

@@ -1,12 +1,14 @@
 //! The running gate, as the control plane sees it: prepare a revision, make it live, ask how it is.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
+use tokio::sync::watch;
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -17,6 +19,7 @@ use crate::{
     memory::Memory,
     outputs::{Launcher, OutputHandle, OutputPolicy, OutputSettings, OutputStatus},
     pipeline::{BuildError, CompiledChain, ModuleSource, Parts, Revision, RuleStatus, Shared},
+    shutdown::Shutdown,
     wasm::Wasm,
 };
 
@@ -45,6 +48,8 @@ struct Inner {
     /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
     /// the outputs were let go of: what is made live then starts none that the end would wait for.
     applying: Mutex<bool>,
+    /// Whether what runs is what the config store has, or what it had last.
+    knows_config: watch::Sender<bool>,
 }
 
 /// A compiled revision that is not live yet.
@@ -128,6 +133,7 @@ impl Gate {
         memory: Arc<Memory>,
         launcher: Launcher,
         wasm: Wasm,
+        knows_config: bool,
     ) -> Self {
         let started = Instant::now();
         let applying = Mutex::new(false);
@@ -142,7 +148,24 @@ impl Gate {
                 wasm,
                 changing: Mutex::new(()),
                 applying,
+                knows_config: watch::Sender::new(knows_config),
             }),
+        }
+    }
+
+    /// Notes that what runs is what the config store has.
+    pub fn note_config_known(&self) {
+        self.inner
+            .knows_config
+            .send_if_modified(|known| !mem::replace(known, true));
+    }
+
+    /// Waits until the config is known, or the end begins.
+    pub async fn config_known(&self, end: &Shutdown) {
+        let mut known = self.inner.knows_config.subscribe();
+        tokio::select! {
+            _ = known.wait_for(|known| *known) => {}
+            () = end.begun() => {}
         }
     }
 
@@ -173,9 +196,9 @@ impl Gate {
         &self.inner.launcher.policy
     }
 
-    /// Returns whether events are taken: until the end begins.
+    /// Returns whether events are taken: as soon as the config is known, until the end begins.
     pub fn is_ready(&self) -> bool {
-        !self.inner.launcher.registry.is_ending()
+        *self.inner.knows_config.borrow() && !self.inner.launcher.registry.is_ending()
     }
 
     /// Notes that the end has begun.
@@ -246,6 +269,7 @@ impl Gate {
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "revision is live"
         );
+        self.note_config_known();
         took
     }
 
@@ -442,7 +466,7 @@ impl Gate {
             room: Arc::clone(&room),
             registry: Arc::default(),
         };
-        let wasm = Wasm::new(1, Compiler::Here);
+        let wasm = Wasm::new(1, Compiler::Here, None);
         let revision = first_revision(&Manifest::empty(), &launcher, &memory, &wasm, &|_| Ok(None));
         let shared = Shared {
             revision: ArcSwap::from_pointee(revision.expect("the empty manifest builds")),

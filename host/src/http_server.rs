@@ -13,7 +13,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -23,7 +23,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
-    http::header,
+    http::{Uri, header},
     response::Response,
 };
 use http_body_util::BodyExt;
@@ -31,7 +31,7 @@ use hyper::{
     Request,
     body::{Frame, Incoming, SizeHint},
     server::conn::http1,
-    service::service_fn,
+    service::{Service, service_fn},
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -92,6 +92,36 @@ impl Default for Options {
             unread_timeout: Duration::from_secs(30),
             grace_period: Duration::from_secs(10),
         }
+    }
+}
+
+/// Fills in the router that [`later`] stands for.
+#[derive(Debug)]
+pub struct Later {
+    router: Arc<OnceLock<Router>>,
+}
+
+/// Returns a router that answers by `starting` until it is replaced by another one.
+pub fn later(starting: fn(&Uri) -> Response) -> (Router, Later) {
+    let router = Arc::new(OnceLock::<Router>::new());
+    let later = Later {
+        router: Arc::clone(&router),
+    };
+    let answer = async move |request: Request<Body>| match router.get() {
+        Some(router) => {
+            let answered = TowerToHyperService::new(router.clone()).call(request);
+            answered.await.unwrap_or_else(|never| match never {})
+        }
+        None => starting(request.uri()),
+    };
+    (Router::new().fallback(answer), later)
+}
+
+impl Later {
+    /// Has `router` answer from now on.
+    pub fn ready(self, router: Router) {
+        // This is the only one who sets it.
+        let _ = self.router.set(router);
     }
 }
 
@@ -213,7 +243,7 @@ async fn call(
 ) -> Result<Response, Infallible> {
     let expects = request.headers().contains_key(header::EXPECT);
     let body = |inner| Body::new(ReadToEnd::new(inner, expects));
-    hyper::service::Service::call(&router, request.map(body)).await
+    router.call(request.map(body)).await
 }
 
 /// The body of a request. What the router leaves of it is read and thrown away, within bounds: a

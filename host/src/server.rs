@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     books::Books,
@@ -133,12 +133,18 @@ impl ServerError {
     }
 }
 
-/// What is listened on.
+/// Where lines come in.
 struct Doors {
     tcp: Option<TcpListener>,
     udp: Vec<UdpSocket>,
-    http: Option<TcpListener>,
-    control: Option<TcpListener>,
+}
+
+/// What a gate begins with.
+struct Beginning {
+    revision: Revision,
+    /// Whether that is the config that it should have. Otherwise it is the empty one, as the store could not
+    /// be read and there is no last good one.
+    is_known: bool,
 }
 
 /// Runs the gate until `end` has begun and everything is drained.
@@ -146,10 +152,26 @@ struct Doors {
 /// # Errors
 /// [`ServerError`] if it cannot start, or could not drain in time.
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
-    let store = Arc::new(open_store(&config)?);
+    let config = Arc::new(config);
+    // The control API answers from the first moment to the end of the drain, so that one can watch both.
+    let (control_end, control_shutdown) = shutdown::channel();
+    let mut control = JoinSet::new();
+    let (router, api) = http_server::later(control::starting);
+    if let Some(listener) = bind(&config.control, "control", bind_tcp)? {
+        listening("control", listener.local_addr()?);
+        let options = control::http_options();
+        let shutdown = async move { control_shutdown.begun().await };
+        control.spawn(http_server::serve(listener, router, options, shutdown));
+    }
+    let opening = Arc::clone(&config);
+    let Some(store) = unless_ended(&end, move || open_store(&opening)).await? else {
+        return Ok(());
+    };
+    let store = Arc::new(store);
     let spools = config.outputs.folder.as_deref();
     let _claimed = spools.map(outputs::claim).transpose()?;
-    let doors = Doors::bind(&config)?;
+    let http = bind(&config.http, "http", bind_tcp)?;
+    let mut doors = Doors::bind(&config)?;
 
     let memory = Memory::new(config.memory_budget_bytes);
     let books = Arc::new(Books::default());
@@ -163,14 +185,21 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         room: Arc::clone(&room),
         registry: Arc::clone(&registry),
     };
-    let wasm = Wasm::new(config.workers, Compiler::Child(config.compile));
-    let build = |manifest: &Manifest| {
-        let modules = |digest| store.module_bytes(digest);
-        first_revision(manifest, &launcher, &memory, &wasm, &modules)
+    let compiler = Compiler::Child(config.compile);
+    let wasm = Wasm::new(config.workers, compiler, config.code_cache());
+    let building = {
+        let (config, store) = (Arc::clone(&config), Arc::clone(&store));
+        let (launcher, memory, wasm) = (launcher.clone(), Arc::clone(&memory), wasm.clone());
+        move || {
+            let build = |manifest: &Manifest| {
+                let modules = |digest| store.module_bytes(digest);
+                first_revision(manifest, &launcher, &memory, &wasm, &modules)
+            };
+            begin(&store, &config, build)
+        }
     };
-    let revision = match store.shared() {
-        None => build(&store.live()?).map_err(ServerError::Unbuildable)?,
-        Some(redis) => first_shared_revision(redis, &config, build)?,
+    let Some(Beginning { revision, is_known }) = unless_ended(&end, building).await? else {
+        return Ok(());
     };
     let first = revision.number;
     let shared = Arc::new(Shared {
@@ -197,6 +226,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         Arc::clone(&memory),
         launcher,
         wasm,
+        is_known,
     );
     let intake = Intake::new(
         memory,
@@ -206,46 +236,43 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         queues.clone(),
     );
 
-    // The control API stays until the end of the drain, so that one can watch it.
-    let (control_end, control_shutdown) = shutdown::channel();
-    let mut control = JoinSet::new();
     let fleet = Fleet::join(gate.clone(), &store)?;
-    let control_router = control::router(ControlState::new(gate.clone(), store, fleet.clone()));
+    let location = store.location();
+    api.ready(control::router(ControlState::new(
+        gate.clone(),
+        store,
+        fleet.clone(),
+    )));
     let mut ingests = JoinSet::new();
-    doors.announce()?;
-    if let Some(listener) = doors.control {
-        let options = control::http_options();
-        let shutdown = async move { control_shutdown.begun().await };
-        control.spawn(http_server::serve(
-            listener,
-            control_router,
-            options,
-            shutdown,
-        ));
-    }
-    if let Some(listener) = doors.tcp {
-        ingests.spawn(ingest::tcp::serve(
-            listener,
-            Arc::clone(&intake),
-            end.clone(),
-        ));
-    }
-    for socket in doors.udp {
-        let (intake, end) = (Arc::clone(&intake), end.clone());
-        ingests.spawn_blocking(move || ingest::udp::serve(&socket, &intake, &end));
-    }
-    if let Some(listener) = doors.http {
+    let (router, ingest_api) = http_server::later(ingest::http::starting);
+    if let Some(listener) = http {
+        listening("http", listener.local_addr()?);
         let options = http_server::Options {
             max_connections: config.limits.max_connections,
             grace_period: config.grace_period / 2,
             ..http_server::Options::default()
         };
-        let (router, end) = (ingest::http::router(Arc::clone(&intake)), end.clone());
+        let end = end.clone();
         let shutdown = async move { end.begun().await };
         ingests.spawn(http_server::serve(listener, router, options, shutdown));
     }
+    if !is_known {
+        error!(
+            store = location,
+            "the config store cannot be read and there is no last good config: no events are taken until it \
+             can be; start with `--start-empty` to take them without rules"
+        );
+        // What is closed is not connected to, and loses no datagram without a word.
+        drop(doors);
+        gate.config_known(&end).await;
+        doors = Doors::bind(&config)?;
+    }
+    if !end.has_begun() {
+        ingest_api.ready(ingest::http::router(Arc::clone(&intake)));
+        doors.open(&intake, &end, &mut ingests)?;
+        info!(revision = first, workers = config.workers, "ready");
+    }
     drop(intake);
-    info!(revision = first, workers = config.workers, "ready");
 
     end.begun().await;
     gate.begin_end();
@@ -321,11 +348,18 @@ async fn drain(
 /// Builds what a gate of a fleet begins with: what is live, or else what it ran last, or else the
 /// manifest that it was given. Redis need not be there.
 fn first_shared_revision(
+    store: &ConfigStore,
     redis: &Redis,
     config: &Config,
     build: impl Fn(&Manifest) -> Result<Revision, BuildError>,
-) -> Result<Revision, ServerError> {
+) -> Result<Beginning, ServerError> {
+    let known = |revision| Beginning {
+        revision,
+        is_known: true,
+    };
     let last_good = redis.last_good().manifest();
+    // Without a last good config, an empty store means the empty config, and nothing else does.
+    let mut is_known = last_good.revision > 0 || config.start_empty;
     match redis.look(&mut redis.link(), None) {
         Ok(Found::Document {
             manifest: Ok(manifest),
@@ -335,7 +369,7 @@ fn first_shared_revision(
                 match build(&manifest) {
                     Ok(revision) => {
                         redis.last_good().keep(&manifest);
-                        return Ok(revision);
+                        return Ok(known(revision));
                     }
                     Err(error) => warn!(
                         revision = manifest.revision,
@@ -349,7 +383,8 @@ fn first_shared_revision(
             manifest: Err(reason),
             ..
         }) => warn!(reason, "the live manifest in Redis is not taken"),
-        Ok(Found::Nothing | Found::Same) => {}
+        Ok(Found::Nothing) => is_known |= matches!(store.next_revision(), Ok(1)),
+        Ok(Found::Same) => {}
         Err(outage) => warn!(
             reason = %outage,
             revision = last_good.revision,
@@ -368,9 +403,12 @@ fn first_shared_revision(
         };
         let revision = build(&manifest).map_err(ServerError::Unbuildable)?;
         redis.last_good().keep(&manifest);
-        return Ok(revision);
+        return Ok(known(revision));
     }
-    build(&last_good).map_err(ServerError::Unbuildable)
+    Ok(Beginning {
+        revision: build(&last_good).map_err(ServerError::Unbuildable)?,
+        is_known,
+    })
 }
 
 fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
@@ -484,6 +522,38 @@ fn check_first_rule(rule: &Rule) -> Result<(), Invalid> {
     crate::gate::check_rule(rule)
 }
 
+/// Does work that blocks on a thread for that. `None` if the end begins first.
+async fn unless_ended<T: Send + 'static>(
+    end: &Shutdown,
+    work: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
+) -> Result<Option<T>, ServerError> {
+    tokio::select! {
+        done = tokio::task::spawn_blocking(work) => {
+            done.map_err(io::Error::other)?.map(Some)
+        }
+        () = end.begun() => Ok(None),
+    }
+}
+
+/// Builds what the gate begins with.
+fn begin(
+    store: &ConfigStore,
+    config: &Config,
+    build: impl Fn(&Manifest) -> Result<Revision, BuildError>,
+) -> Result<Beginning, ServerError> {
+    match store.shared() {
+        Some(redis) => first_shared_revision(store, redis, config, build),
+        None => Ok(Beginning {
+            revision: build(&store.live()?).map_err(ServerError::Unbuildable)?,
+            is_known: true,
+        }),
+    }
+}
+
+fn listening(listener: &str, address: SocketAddr) {
+    info!(listener, %address, "listening");
+}
+
 impl Doors {
     fn bind(config: &Config) -> Result<Self, ServerError> {
         Ok(Self {
@@ -492,27 +562,27 @@ impl Doors {
                 bind_udp(address, config.udp_sockets)
             })?
             .unwrap_or_default(),
-            http: bind(&config.http, "http", bind_tcp)?,
-            control: bind(&config.control, "control", bind_tcp)?,
         })
     }
 
-    /// Logs what was bound, once.
-    fn announce(&self) -> io::Result<()> {
-        let listening = |listener, address: SocketAddr| {
-            info!(listener, address = %address, "listening");
-        };
-        if let Some(tcp) = &self.tcp {
-            listening("tcp", tcp.local_addr()?);
-        }
+    /// Takes events over TCP and UDP until `end` has begun.
+    fn open(
+        self,
+        intake: &Arc<Intake>,
+        end: &Shutdown,
+        ingests: &mut JoinSet<()>,
+    ) -> io::Result<()> {
         if let Some(udp) = self.udp.first() {
             listening("udp", udp.local_addr()?);
         }
-        if let Some(http) = &self.http {
-            listening("http", http.local_addr()?);
+        if let Some(listener) = self.tcp {
+            listening("tcp", listener.local_addr()?);
+            let (intake, end) = (Arc::clone(intake), end.clone());
+            ingests.spawn(ingest::tcp::serve(listener, intake, end));
         }
-        if let Some(control) = &self.control {
-            listening("control", control.local_addr()?);
+        for socket in self.udp {
+            let (intake, end) = (Arc::clone(intake), end.clone());
+            ingests.spawn_blocking(move || ingest::udp::serve(&socket, &intake, &end));
         }
         Ok(())
     }

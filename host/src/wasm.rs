@@ -8,7 +8,9 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::PathBuf,
     sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -17,6 +19,8 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use crate::digest::Digest;
+
+use self::{code_cache::CodeCache, compile::Artifact};
 
 pub use self::{
     compile::{CompileLimits, SUBCOMMAND, child},
@@ -28,6 +32,7 @@ pub use self::{
 };
 
 mod breaker;
+mod code_cache;
 mod compile;
 mod engine;
 mod hostcalls;
@@ -49,6 +54,9 @@ pub struct Wasm {
 struct Inner {
     workers: usize,
     compiler: Compiler,
+    /// Where compiled code is kept for the next start.
+    cache: OnceLock<Option<CodeCache>>,
+    cache_directory: Option<PathBuf>,
     /// By the number of the stack's size.
     runtimes: [OnceLock<engine::Runtime>; Stack::SIZES],
     /// Held while a module is compiled: one at a time, so that the data path keeps its processors.
@@ -125,12 +133,15 @@ impl ModuleError {
 }
 
 impl Wasm {
-    /// Makes the host for a gate with that many workers. Starts nothing.
-    pub fn new(workers: usize, compiler: Compiler) -> Self {
+    /// Makes the host for a gate with that many workers. Starts nothing. Compiled code is kept in
+    /// `cache_directory`, if there is one.
+    pub fn new(workers: usize, compiler: Compiler, cache_directory: Option<PathBuf>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 workers,
                 compiler,
+                cache: OnceLock::new(),
+                cache_directory,
                 runtimes: Default::default(),
                 compiling: Mutex::new(()),
                 modules: Mutex::new(BTreeMap::new()),
@@ -163,18 +174,22 @@ impl Wasm {
         if let Some(module) = self.loaded(digest, stack) {
             return Ok(module);
         }
-        let begun = std::time::Instant::now();
-        let artifact = match self.inner.compiler {
-            Compiler::Child(limits) => compile::in_child(bytes, limits)?,
-            Compiler::Here => compile::compile(bytes)?,
+        let begun = Instant::now();
+        let runtime = self.runtime(stack)?;
+        let kept = self.cache().and_then(|cache| cache.read(digest));
+        let kept = kept.and_then(|artifact| Module::load(digest, artifact, runtime).ok());
+        let from_cache = kept.is_some();
+        let module = match kept {
+            Some(module) => module,
+            None => Module::load(digest, self.compile(digest, bytes)?, runtime)?,
         };
-        let compiled = begun.elapsed();
-        let module = Arc::new(Module::load(digest, artifact, self.runtime(stack)?)?);
+        let module = Arc::new(module);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         info!(
             digest = %digest,
-            compile_ms = u64::try_from(compiled.as_millis()).unwrap_or(u64::MAX),
-            load_ms = u64::try_from((begun.elapsed() - compiled).as_millis()).unwrap_or(u64::MAX),
-            "compiled a module"
+            from_cache,
+            took_ms = millis(begun.elapsed()),
+            "loaded a module"
         );
         let mut modules = self.inner.modules.lock();
         modules.retain(|_, module| module.strong_count() > 0);
@@ -183,6 +198,23 @@ impl Wasm {
         newest.truncate(MAX_NEWEST - 1);
         newest.push_front(Arc::clone(&module));
         Ok(module)
+    }
+
+    fn cache(&self) -> Option<&CodeCache> {
+        let directory = self.inner.cache_directory.as_deref();
+        let cache = self.inner.cache.get_or_init(|| CodeCache::open(directory?));
+        cache.as_ref()
+    }
+
+    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Artifact, ModuleError> {
+        let artifact = match self.inner.compiler {
+            Compiler::Child(limits) => compile::in_child(bytes, limits)?,
+            Compiler::Here => compile::compile(bytes)?,
+        };
+        if let Some(cache) = self.cache() {
+            cache.write(digest, &artifact);
+        }
+        Ok(artifact)
     }
 
     fn loaded(&self, digest: Digest, stack: Stack) -> Option<Arc<Module>> {

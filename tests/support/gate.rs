@@ -146,7 +146,15 @@ impl Setup {
 
     /// Starts it and waits until it is ready.
     #[track_caller]
-    pub(crate) fn start(mut self) -> Gate {
+    pub(crate) fn start(self) -> Gate {
+        let mut gate = self.launch();
+        gate.wait_until_ready();
+        gate
+    }
+
+    /// Starts it and waits until the control API listens.
+    #[track_caller]
+    pub(crate) fn launch(mut self) -> Gate {
         let mut process = self.command().spawn().expect("the binary was built");
         let stdout = process
             .stdout
@@ -160,18 +168,7 @@ impl Setup {
             stderr,
             setup: self,
         };
-        eventually("the gate is ready", || {
-            let exited = gate.process.try_wait().expect("our child");
-            assert!(exited.is_none(), "the gate ended: {exited:?}");
-            gate.logged("ready").is_some()
-        });
-        for fields in gate.log() {
-            if fields["message"] == "listening" {
-                let text = |field: &str| fields[field].as_str().expect("a string").to_owned();
-                let address = text("address").parse().expect("an address");
-                gate.addresses.insert(text("listener"), address);
-            }
-        }
+        gate.wait_until_logged("listening");
         gate
     }
 
@@ -205,7 +202,34 @@ impl Setup {
 }
 
 impl Gate {
-    /// Returns where it takes lines over TCP.
+    /// Waits until it takes events.
+    #[track_caller]
+    pub(crate) fn wait_until_ready(&mut self) {
+        self.wait_until_logged("ready");
+    }
+
+    #[track_caller]
+    fn wait_until_logged(&mut self, message: &str) {
+        eventually(&format!("the gate logs `{message}`"), || {
+            let exited = self.process.try_wait().expect("our child");
+            assert!(exited.is_none(), "the gate ended: {exited:?}");
+            self.logged(message).is_some()
+        });
+        self.addresses = self.listeners();
+    }
+
+    /// Returns where it has logged that it listens.
+    fn listeners(&self) -> BTreeMap<String, SocketAddr> {
+        let log = self.log().into_iter();
+        let listening = log.filter(|fields| fields["message"] == "listening");
+        let listener = listening.map(|fields| {
+            let text = |field: &str| fields[field].as_str().expect("a string").to_owned();
+            let address = text("address").parse().expect("an address");
+            (text("listener"), address)
+        });
+        listener.collect()
+    }
+
     /// The directory that it was started in; it goes with the gate.
     pub(crate) fn directory(&self) -> &Path {
         self.setup.directory()
@@ -229,14 +253,14 @@ impl Gate {
 
     /// Whether it listens there.
     pub(crate) fn listens(&self, listener: &str) -> bool {
-        self.addresses.contains_key(listener)
+        self.listeners().contains_key(listener)
     }
 
     #[track_caller]
     fn address(&self, listener: &str) -> SocketAddr {
-        *self
-            .addresses
-            .get(listener)
+        let known = self.addresses.get(listener).copied();
+        known
+            .or_else(|| self.listeners().get(listener).copied())
             .unwrap_or_else(|| panic!("the gate does not listen on {listener}"))
     }
 
@@ -352,7 +376,9 @@ impl Gate {
     /// What `GET /metrics` says.
     #[track_caller]
     pub(crate) fn metrics(&self) -> String {
-        self.ask(&Request::new("GET", "/metrics")).expect(200).text()
+        self.ask(&Request::new("GET", "/metrics"))
+            .expect(200)
+            .text()
     }
 
     /// Returns the fields of every log line.

@@ -37,7 +37,7 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -88,6 +88,11 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .with_state(intake)
 }
 
+/// Answers while the config is not known: a sender is to try again.
+pub fn starting(_: &Uri) -> Response {
+    Refusal::NotReady.into_response()
+}
+
 async fn ingest(
     State(intake): State<Arc<Intake>>,
     Extension(ConnectionId(connection)): Extension<ConnectionId>,
@@ -136,6 +141,7 @@ struct Events {
 /// Why a request is not taken.
 #[derive(Debug)]
 enum Refusal {
+    NotReady,
     NoMemory,
     NotSafe,
     TooLarge(usize),
@@ -152,6 +158,13 @@ enum Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, detail) = match self {
+            Self::NotReady => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_ready",
+                "the gate takes no events yet: it is starting, or cannot read its config; send the \
+                 request again after `Retry-After`"
+                    .to_owned(),
+            ),
             Self::NoMemory => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "no_memory",

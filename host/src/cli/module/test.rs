@@ -116,7 +116,7 @@ fn build(args: &Args, bytes: &[u8]) -> Result<Arc<WasmRule>, ModuleCommandError>
     .map_err(ModuleCommandError::refused)?;
     let params = Params::parse(&rule).map_err(ModuleCommandError::refused)?;
     // It is the user's own, so it is compiled here.
-    let wasm = Wasm::new(1, Compiler::Here);
+    let wasm = Wasm::new(1, Compiler::Here, None);
     let module = wasm
         .load(Digest::of(bytes), bytes, params.limits.stack())
         .map_err(ModuleCommandError::refused)?;

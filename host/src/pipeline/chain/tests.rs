@@ -226,7 +226,7 @@ fn fused_rules_are_asked_one_by_one_about_a_guilty_event() {
     // No native rule panics on purpose; what decides on a guilty event is asked about one that is not.
     let rules = ["one", "two"].map(|word| rule("redact", &json!({"pattern": word})));
     let books = Arc::new(Books::default());
-    let wasm = Wasm::new(1, crate::wasm::Compiler::Here);
+    let wasm = Wasm::new(1, crate::wasm::Compiler::Here, None);
     let parts = Parts {
         books: &books,
         wasm: &wasm,
@@ -268,7 +268,7 @@ fn what_rules_could_not_tell_the_fields_of_is_booked_for_each() {
         vec![in_field("one", "a", "one"), in_field("two", "b", "two")],
     ] {
         let books = Arc::new(Books::default());
-        let wasm = Wasm::new(1, crate::wasm::Compiler::Here);
+        let wasm = Wasm::new(1, crate::wasm::Compiler::Here, None);
         let parts = Parts {
             books: &books,
             wasm: &wasm,
