@@ -483,6 +483,7 @@ impl Gate {
             memory,
             launcher,
             wasm,
+            true,
         )
     }
 }
