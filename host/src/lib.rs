@@ -12,6 +12,8 @@ pub mod ingest;
 
 pub mod memory;
 
+pub mod slots;
+
 pub mod receipt;
 
 pub mod buffer;

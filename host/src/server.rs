@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::timeout_at};
 use tracing::{info, warn};
 
 use crate::{
-    books::Books,
+    books::{Books, Ingest},
     buffer::{Backlog, WorkQueue},
     config::{Config, Listen},
     config_store::{
@@ -36,11 +36,22 @@ use crate::{
     outputs::{FanOut, Launcher, OutputPolicy, Registry, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
+    slots::Slots,
     wasm::{Compiler, Wasm},
 };
 
 /// Connections that the kernel may keep until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// Budget for each connection over TCP, and over HTTP, that may be there: what a connection takes is
+/// not charged, and so has to be a small part of it. One over TCP takes about 2 KiB, one over HTTP 19
+/// KiB, and up to 60 KiB with a long head.
+const BUDGET_A_TCP_CONNECTION: usize = 16 * 1024;
+const BUDGET_AN_HTTP_CONNECTION: usize = 256 * 1024;
+
+/// File descriptors that connections of senders leave to the control API, outputs, spools and stores,
+/// if the process may have that many twice; otherwise half of what it may have.
+const RESERVED_DESCRIPTORS: usize = 512;
 
 /// Largest manifest file, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
@@ -146,6 +157,8 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let store = Arc::new(open_store(&config)?);
     let doors = Doors::bind(&config)?;
 
+    let connections = Connections::within(&config, raise_descriptor_limit());
+
     let memory = Memory::new(config.memory_budget_bytes);
     let books = Arc::new(Books::default());
     let backlog = Arc::new(Backlog::default());
@@ -209,7 +222,10 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let mut ingests = JoinSet::new();
     doors.announce()?;
     if let Some(listener) = doors.control {
-        let options = control::http_options();
+        let options = http_server::Options {
+            max_connections: connections.control,
+            ..control::http_options()
+        };
         let shutdown = async move { control_shutdown.begun().await };
         control.spawn(http_server::serve(
             listener,
@@ -222,6 +238,12 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         ingests.spawn(ingest::tcp::serve(
             listener,
             Arc::clone(&intake),
+            Slots::new(
+                "tcp",
+                connections.tcp,
+                ingest::tcp::IDLE_AFTER,
+                Some((Arc::clone(&books), Ingest::Tcp)),
+            ),
             end.clone(),
         ));
     }
@@ -231,7 +253,8 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     }
     if let Some(listener) = doors.http {
         let options = http_server::Options {
-            max_connections: config.limits.max_connections,
+            max_connections: connections.http,
+            books: Some((Arc::clone(&books), Ingest::Http)),
             grace_period: config.grace_period / 2,
             ..http_server::Options::default()
         };
@@ -278,6 +301,74 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         left: Left { in_flight, outputs },
         grace: config.grace_period,
     })
+}
+
+/// Most connections of each listener.
+#[derive(Debug, Clone, Copy)]
+struct Connections {
+    tcp: usize,
+    http: usize,
+    control: usize,
+}
+
+impl Connections {
+    /// Divides what the memory budget and the limit of open files allow.
+    fn within(config: &Config, descriptors: usize) -> Self {
+        let most = config.limits.max_connections;
+        let budget = config.memory_budget_bytes;
+        let control = control::http_options().max_connections;
+        let free = descriptors.saturating_sub(open_descriptors());
+        let senders = free.saturating_sub(RESERVED_DESCRIPTORS.min(free / 2));
+        let limits = Self {
+            tcp: most
+                .min(budget / BUDGET_A_TCP_CONNECTION)
+                .min(senders / 4 * 3),
+            http: most
+                .min(budget / BUDGET_AN_HTTP_CONNECTION)
+                .min(senders / 4),
+            control: control.min(free / 4),
+        };
+        if senders / 4 * 3 < most {
+            warn!(
+                open_files = descriptors,
+                tcp = limits.tcp,
+                http = limits.http,
+                max_connections = most,
+                "the limit of open files allows fewer connections than `max_connections`; raise it \
+                 (`ulimit -n`, `LimitNOFILE=` of systemd)"
+            );
+        }
+        limits
+    }
+}
+
+/// Raises the limit of open files as far as the process may, and returns it.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => return limit(maximum),
+            Err(error) => warn!(%error, "cannot raise the limit of open files"),
+        }
+    }
+    limit(current)
+}
+
+/// A limit as a number; none is a large one.
+fn limit(descriptors: Option<u64>) -> usize {
+    descriptors.map_or(usize::MAX, |descriptors| {
+        usize::try_from(descriptors).unwrap_or(usize::MAX)
+    })
+}
+
+/// How many files are open now.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(32, Iterator::count)
 }
 
 /// Waits for each stage in turn; false if the deadline came first.
