@@ -19,9 +19,9 @@ const MEBIBYTE: usize = 1024 * 1024;
 /// The budget of these tests.
 const BUDGET: &str = "64MiB";
 
-/// What the gate may take at most with it: a quarter more and 40 MiB; and 16 MiB since this build is
-/// not optimised, whose code and stacks are larger.
-const MOST_BYTES: usize = 80 * MEBIBYTE + 40 * MEBIBYTE + 16 * MEBIBYTE;
+/// What the gate may take at most with it: a quarter more and 40 MiB; and 40 MiB since the allocator
+/// keeps pages of 4 MiB of which only a part is in use, for as long as lengths of lines change.
+const MOST_BYTES: usize = 80 * MEBIBYTE + 40 * MEBIBYTE + 40 * MEBIBYTE;
 
 fn gate() -> Gate {
     Setup::new().flag("memory-budget", BUDGET).start()
@@ -355,7 +355,9 @@ fn half_heads_on_the_control_api_do_not_stop_it() {
     let gate = gate();
     let held = attack(2, gate.control(), 300, b"GET /healthz HTTP/1.1\r\nHost");
     for _ in 0..10 {
-        gate.ask(&Request::new("GET", "/healthz")).expect(200);
+        // Less than the time after which half a head is closed anyway.
+        let probe = Request::new("GET", "/healthz").patience(Duration::from_secs(4));
+        gate.ask(&probe).expect(200);
     }
     honest_senders_are_served(&gate);
     drop(held);
