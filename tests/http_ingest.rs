@@ -1,15 +1,11 @@
 //! `POST /ingest`: every dialect, and everything that is refused, whole.
 
-use std::{
-    io::{ErrorKind, Write},
-    net::TcpStream,
-    time::Duration,
-};
+use std::thread;
 
 use serde_json::Value;
 
 use crate::support::{
-    Answer, Body, Gate, Request, Setup, compress, eventually, request, request_written_first,
+    Answer, Body, Gate, Request, Setup, compress, eventually, request_written_first,
 };
 
 #[test]
@@ -376,26 +372,6 @@ fn refusal_reaches_a_client_that_writes_before_it_reads() {
         let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
         refused(name, &answer, *status, code);
     }
-    let unfinished = Request::new("POST", "/ingest").body(Body::Zeros(1024 * 1024));
-    let holders: Vec<TcpStream> = (0..128)
-        .map(|_| {
-            let mut stream = TcpStream::connect(gate.http()).expect("the gate listens");
-            let head = unfinished.head();
-            stream.write_all(head.as_bytes()).expect("the gate reads");
-            stream.write_all(b"never taken\n").expect("the gate reads");
-            stream
-        })
-        .collect();
-    eventually("the budget is spent", || {
-        let memory = &gate.get("/status")["memory"];
-        memory["used_bytes"] == memory["budget_bytes"]
-    });
-    for _ in 0..4 {
-        let request = post(&[]).body(Body::Chunked(&large));
-        let answer = request_written_first(gate.http(), &request).expect("the answer comes");
-        refused("no room", &answer, 429, "no_memory");
-    }
-    drop(holders);
     gate.finish(0);
 }
 
@@ -509,65 +485,46 @@ fn decompression_bomb_is_refused() {
     gate.finish(1);
 }
 
-/// Requests whose bodies do not come hold the budget: 429 over HTTP, a pause over TCP, and a count
-/// of what is shed over UDP; and everything goes on when there is room again.
+/// Bodies that do not fit in the budget are refused, over and over, and leave room for the other
+/// transports; and the refusal reaches a client that writes its whole body before it reads.
 #[test]
-fn spent_budget_pushes_back() {
+fn bodies_above_the_budget_are_refused_and_leave_room_for_others() {
     const MEBIBYTE: usize = 1024 * 1024;
-    let gate = Setup::new().flag("memory-budget", "32MiB").start();
-    let unfinished = Request::new("POST", "/ingest").body(Body::Zeros(MEBIBYTE));
-    let holders: Vec<TcpStream> = (0..128)
+    let gate = Setup::new()
+        .flag("memory-budget", "32MiB")
+        .flag("max-body", "64MiB")
+        .start();
+    let http = gate.http();
+    let clients: Vec<_> = (0..4)
         .map(|_| {
-            let mut stream = TcpStream::connect(gate.http()).expect("the gate listens");
-            let head = unfinished.head();
-            stream.write_all(head.as_bytes()).expect("the gate reads");
-            stream.write_all(b"never taken\n").expect("the gate reads");
-            stream
+            thread::spawn(move || {
+                let large = b"a line\n".repeat(40 * MEBIBYTE / 7);
+                let post = post(&[]).body(Body::Chunked(&large));
+                for _ in 0..2 {
+                    let answer = request_written_first(http, &post).expect("the answer comes");
+                    assert_eq!(answer.header("retry-after"), Some("1"), "{answer}");
+                    assert_eq!(answer.status, 429, "{answer}");
+                }
+            })
         })
         .collect();
-    eventually("the budget is spent", || {
-        let memory = &gate.get("/status")["memory"];
-        memory["used_bytes"] == memory["budget_bytes"]
-    });
-
+    let mut events = 0;
+    while !clients.iter().all(thread::JoinHandle::is_finished) {
+        gate.send(b"over TCP\n");
+        gate.send_datagram(b"over UDP\n");
+        events += 2;
+        eventually("both are delivered", || {
+            gate.pipeline()["received"] == events
+        });
+    }
+    for client in clients {
+        client.join().expect("each request was refused");
+    }
     let line = post(&[]).body(Body::Whole(b"over HTTP\n"));
-    let answer = gate.ingest(&line);
-    assert_eq!(answer.header("retry-after"), Some("1"), "{answer}");
-    refused("no room", &answer, 429, "no_memory");
-
-    gate.send_datagram(b"over UDP\nand one more");
-    eventually("the datagram is shed", || gate.pipeline()["shed"] == 2);
-
-    let mut stream = gate.connect();
-    let patience = Some(Duration::from_millis(200));
-    stream.set_write_timeout(patience).expect("an option");
-    let piece = b"over TCP\n".repeat(10_000);
-    let (mut written, mut pushed_back) = (0, false);
-    while !pushed_back && written < 256 * MEBIBYTE {
-        match stream.write(&piece[written % piece.len()..]) {
-            Ok(bytes) => written += bytes,
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
-                pushed_back = true;
-            }
-        }
-    }
-    assert!(pushed_back, "the sender was never slowed down");
-    assert_eq!(gate.pipeline()["ingest"]["tcp"]["received"], 0);
-
-    drop(holders);
-    drop(stream);
-    let answer = request(gate.http(), &line).expect("the gate answers");
-    // The first connection may have taken the room at once; then it is given back soon.
-    if answer.status != 202 {
-        eventually("there is room again", || gate.ingest(&line).status == 202);
-    }
-    let lines = written.div_ceil(b"over TCP\n".len());
-    let stats = gate.settled(2 + lines as u64 + 1);
-    assert_eq!(stats["ingest"]["tcp"]["received"], lines);
-    assert_eq!(stats["ingest"]["udp"]["shed"], 2);
-    assert_eq!(stats["shed"], 2);
-    assert_eq!(stats["outputs"][0]["sent"], lines + 1);
+    gate.ingest(&line).expect(202);
+    let stats = gate.settled(events + 1);
+    assert_eq!(stats["shed"], 0);
+    assert_eq!(stats["ingest"]["http"]["refused_requests"], 8);
     gate.stop();
 }
 

@@ -14,6 +14,7 @@ mod fleet_signed;
 mod framing;
 mod gate_log;
 mod guests_in_process;
+mod hostile_peers;
 mod http_ingest;
 mod js_guest;
 mod modules;

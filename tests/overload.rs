@@ -1,6 +1,6 @@
 //! More than the workers can do: what may be skipped is, what is private never.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use serde_json::{Value, json};
 
@@ -94,7 +94,7 @@ fn overload(rules: &Value) -> (Value, Vec<Received>) {
 }
 
 #[test]
-fn connection_above_the_limit_waits_for_another_to_end() {
+fn connection_above_the_limit_takes_the_place_of_the_one_that_is_idle_longest() {
     let gate = Setup::new().flag("max-connections", "2").start();
     let mut first = gate.connect();
     let mut second = gate.connect();
@@ -104,11 +104,13 @@ fn connection_above_the_limit_waits_for_another_to_end() {
     gate.stdout.wait_for(b"first\nsecond\n");
     let mut third = gate.connect();
     third.write_all(b"third\n").expect("the kernel takes it");
+    gate.stdout.wait_for(b"first\nsecond\nthird\n");
+    assert_eq!(first.read(&mut [0]).expect("it was closed in order"), 0);
     second.write_all(b"again\n").expect("the gate reads");
-    gate.stdout.wait_for(b"first\nsecond\nagain\n");
-    drop(first);
-    gate.stdout.wait_for(b"first\nsecond\nagain\nthird\n");
-    gate.finish(4);
+    gate.stdout.wait_for(b"first\nsecond\nthird\nagain\n");
+    let stats = gate.settled(4);
+    assert_eq!(stats["ingest"]["tcp"]["closed_connections"], 1);
+    gate.stop();
 }
 
 #[test]

@@ -112,6 +112,9 @@ struct IngestAccount {
     truncated: u64,
     refused_requests: u64,
     kernel_dropped: u64,
+    evicted: u64,
+    closed_connections: u64,
+    refused_connections: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -203,6 +206,21 @@ impl Books {
         ledger.ingest[ingest as usize].kernel_dropped += u64::from(datagrams);
     }
 
+    /// Books half a line or a body that did not go on and was given up, as its room was needed.
+    pub fn evicted(&self, ingest: Ingest) {
+        self.ledger.lock().ingest[ingest as usize].evicted += 1;
+    }
+
+    /// Books a connection that was closed as its place was needed.
+    pub fn closed_connection(&self, ingest: Ingest) {
+        self.ledger.lock().ingest[ingest as usize].closed_connections += 1;
+    }
+
+    /// Books a connection that there was no place for.
+    pub fn refused_connection(&self, ingest: Ingest) {
+        self.ledger.lock().ingest[ingest as usize].refused_connections += 1;
+    }
+
     /// Books several things at once, so that no snapshot sees some of them only.
     pub fn settle(&self, book: impl FnOnce(&mut Ledger)) {
         book(&mut self.ledger.lock());
@@ -243,6 +261,9 @@ impl Books {
             truncated: account.truncated,
             refused_requests: account.refused_requests,
             kernel_dropped_datagrams: account.kernel_dropped,
+            evicted: account.evicted,
+            closed_connections: account.closed_connections,
+            refused_connections: account.refused_connections,
         });
         let rules = rules
             .iter()
@@ -632,6 +653,13 @@ pub struct IngestStats {
     /// Datagrams that the kernel dropped since they were not read in time; how many events were in them
     /// is not known. Told with the next datagram of the same socket.
     pub kernel_dropped_datagrams: u64,
+    /// Half lines and bodies that did not go on and were given up, since their room in the memory budget
+    /// was needed.
+    pub evicted: u64,
+    /// Connections that were closed since their place was needed by a new one.
+    pub closed_connections: u64,
+    /// Connections that were refused since there was no place.
+    pub refused_connections: u64,
 }
 
 /// What one rule did, in events, since it was first published.

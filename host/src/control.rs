@@ -6,7 +6,7 @@
 //! problem documents, and every route is in `/openapi.json`. Whether a rule can be built is for
 //! `gate` to say; accepting connections is for `http_server`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -47,6 +47,9 @@ pub use self::error::Problem;
 
 /// Most connections to the control API. Each may hold a body of 1 MiB.
 const MAX_CONNECTIONS: usize = 128;
+
+/// Longest time for the head of a request, and between two of one connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most modules that are on their way at a time, in or out. Each holds 32 MiB at most.
 const MAX_TRANSFERS: usize = 2;
@@ -262,7 +265,9 @@ pub fn starting(path: &Uri) -> Response {
 /// Returns the limits that the control API is served with.
 pub fn http_options() -> http_server::Options {
     http_server::Options {
+        listener: "control",
         max_connections: MAX_CONNECTIONS,
+        head_timeout: HEAD_TIMEOUT,
         ..http_server::Options::default()
     }
 }

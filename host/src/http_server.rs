@@ -1,9 +1,10 @@
 //! Serves a router over HTTP/1.1: the accept loop of the control API and of the HTTP ingest.
 //!
 //! Promises that no client can hold a connection without sending a request or without reading the
-//! answer, that there are never more connections than allowed, and that running out of file
-//! descriptors slows accepting instead of spinning or ending it. What bodies may be and how long
-//! they may take is for the router to say.
+//! answer, that there are never more connections than allowed, that one which waits for its client
+//! gives way to a new one when there are as many ([`Slots`]), and that running out of file descriptors
+//! slows accepting instead of spinning or ending it. What bodies may be and how long they may take is
+//! for the router to say.
 //!
 //! Our own loop, because `axum::serve` sets no timeout for the head of a request: a client that
 //! sends one byte a minute would keep its connection for ever.
@@ -39,24 +40,50 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinSet,
     time,
 };
 use tracing::{debug, warn};
 
+use crate::{
+    books::{Books, Ingest},
+    memory::Peer,
+    slots::{Phase, Phases, Slot, Slots},
+};
+
 /// Pause after an error of `accept` that is not about one connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Shortest time between two log lines about such errors: they come in thousands.
-const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(10);
+const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// How much of a body that the router leaves unread is still read (and thrown away), and for how
 /// long.
 const MAX_DISCARDED_BYTES: u64 = 256 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most bytes of a request that are read ahead, for each connection: what it may hold that is not
+/// charged to the memory budget.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Clients that are told at the same time that there is no place for them, and how long they have to
+/// read it; further ones are closed without a word.
+const REFUSALS: usize = 64;
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The answer for them.
+const NO_PLACE: &str = "HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: application/problem+json\r\n\
+    Content-Length: 189\r\n\
+    Retry-After: 1\r\n\
+    Connection: close\r\n\r\n\
+    {\"code\":\"no_place\",\"detail\":\"all connections of this listener are taken; nothing of the \
+    request was read, send it again after `Retry-After`\",\"status\":503,\
+    \"title\":\"Service Unavailable\",\"type\":\"about:blank\"}";
 
 /// Number of a connection, unique in the life of the process. Each request carries it as an
 /// extension.
@@ -66,7 +93,12 @@ pub struct ConnectionId(pub u64);
 /// Limits of one listener.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Most connections at a time; further ones wait in the backlog of the kernel. Default: 1024.
+    /// What the listener is called in logs.
+    pub listener: &'static str,
+    /// Where connections that are closed for others, or refused, are booked.
+    pub books: Option<(Arc<Books>, Ingest)>,
+    /// Most connections at a time; for a further one, one that waits for its client is closed, and if
+    /// there is none the new one is answered with 503. Default: 1024.
     pub max_connections: usize,
     /// Longest time for the head of a request, counted from when the connection became idle; then
     /// the connection is closed. So it is the keep-alive timeout too. Default: 10 s.
@@ -85,6 +117,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            listener: "http",
+            books: None,
             max_connections: 1024,
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
@@ -135,21 +169,26 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(
-        options.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let slots = Slots::new(
+        options.listener,
+        options.max_connections,
+        Duration::ZERO,
+        options.books.clone(),
+    );
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(options.head_timeout)
+        .max_buf_size(READ_AHEAD_BYTES)
         .max_header_size(options.max_head_bytes)
         .max_headers(options.max_headers);
 
-    let mut accept_errors = AcceptErrors { last_warning: None };
+    let mut accept_errors = AcceptErrors::of(options.listener);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let (stream, slot) = tokio::select! {
+        let (stream, address) = tokio::select! {
             biased;
             () = &mut shutdown => break,
             // Takes finished ones out, so that the set is no larger than the number of slots.
@@ -157,7 +196,7 @@ pub async fn serve(
                 report_panic(ended);
                 continue;
             }
-            accepted = accept(&listener, &slots) => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(err) => {
                     accept_errors.pause(&err).await;
@@ -166,6 +205,20 @@ pub async fn serve(
             }
         };
         set_socket_options(&stream, &options);
+        let slot = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            slot = slots.take(Peer::from(address.ip())) => slot,
+        };
+        let Some(slot) = slot else {
+            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(async move {
+                    refuse(stream).await;
+                    drop(place);
+                });
+            }
+            continue;
+        };
         connections.spawn(run_connection(
             &http,
             &graceful,
@@ -178,17 +231,17 @@ pub async fn serve(
     drain(connections, graceful, options.grace_period).await;
 }
 
-/// Waits for a free slot, then for a connection.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+/// Tells a client that there is no place for it. What it sends meanwhile is read, so that the answer is
+/// not lost in a reset.
+async fn refuse(mut stream: TcpStream) {
+    let told = async {
+        stream.write_all(NO_PLACE.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = time::timeout(REFUSAL_TIMEOUT, told).await;
 }
 
 /// Sets what a connection can also live without, so that a failure is worth no more than a line.
@@ -212,20 +265,26 @@ fn run_connection(
     http: &http1::Builder,
     graceful: &GracefulShutdown,
     stream: TcpStream,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     router: Router,
 ) -> impl Future<Output = ()> + use<> {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     // Relaxed: only uniqueness counts.
     let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     let router = TowerToHyperService::new(router);
+    let (peer, phases) = (slot.peer(), slot.phases());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(id);
-        call(router.clone(), request)
+        request.extensions_mut().insert(peer);
+        call(router.clone(), request, phases.clone())
     });
     let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
     async move {
-        if let Err(err) = connection.await {
+        let ended = tokio::select! {
+            ended = connection => ended,
+            () = slot.needed() => Ok(()),
+        };
+        if let Err(err) = ended {
             // Clients go away and time out: no concern of an operator.
             debug!(
                 connection = id.0,
@@ -240,10 +299,19 @@ fn run_connection(
 async fn call(
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
+    phases: Phases,
 ) -> Result<Response, Infallible> {
     let expects = request.headers().contains_key(header::EXPECT);
-    let body = |inner| Body::new(ReadToEnd::new(inner, expects));
-    router.call(request.map(body)).await
+    phases.enter(match request.body().is_end_stream() {
+        true => Phase::Busy,
+        false => Phase::Receiving,
+    });
+    let of_body = phases.clone();
+    let body = |inner| Body::new(ReadToEnd::new(inner, expects, of_body));
+    let answer = router.call(request.map(body)).await;
+    // The client has to read the answer, and then to send the next request.
+    phases.enter(Phase::Idle);
+    answer
 }
 
 /// The body of a request. What the router leaves of it is read and thrown away, within bounds: a
@@ -255,13 +323,15 @@ struct ReadToEnd {
     /// The client waits to be asked for the body, and was not. It has sent nothing yet, and will
     /// not once it has the answer.
     unasked: bool,
+    phases: Phases,
 }
 
 impl ReadToEnd {
-    fn new(inner: Incoming, expects: bool) -> Self {
+    fn new(inner: Incoming, expects: bool, phases: Phases) -> Self {
         Self {
             inner: Some(inner),
             unasked: expects,
+            phases,
         }
     }
 }
@@ -281,6 +351,7 @@ impl HttpBody for ReadToEnd {
         let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             self.inner = None;
+            self.phases.enter(Phase::Busy);
         }
         Poll::Ready(frame)
     }
@@ -341,13 +412,24 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// What to do when `accept` fails.
-struct AcceptErrors {
+#[derive(Debug)]
+pub struct AcceptErrors {
+    listener: &'static str,
     last_warning: Option<time::Instant>,
 }
 
 impl AcceptErrors {
-    /// Waits a little, unless the error is about one connection that is gone already.
-    async fn pause(&mut self, err: &io::Error) {
+    /// For a listener of that name.
+    pub fn of(listener: &'static str) -> Self {
+        Self {
+            listener,
+            last_warning: None,
+        }
+    }
+
+    /// Waits a little, unless the error is about one connection that is gone already. Says so once in
+    /// [`ACCEPT_WARN_EVERY`] at most.
+    pub async fn pause(&mut self, err: &io::Error) {
         if matches!(
             err.kind(),
             io::ErrorKind::ConnectionAborted
@@ -363,7 +445,7 @@ impl AcceptErrors {
             .is_none_or(|last| now - last >= ACCEPT_WARN_EVERY)
         {
             self.last_warning = Some(now);
-            warn!(error = %err, "cannot accept connections, will retry");
+            warn!(listener = self.listener, error = %err, "cannot accept connections, will retry");
         }
         time::sleep(ACCEPT_PAUSE).await;
     }
@@ -482,27 +564,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_over_the_limit_waits_for_a_free_slot() {
+    async fn connection_over_the_limit_takes_the_place_of_an_idle_one() {
         let server = start(Options {
             max_connections: 1,
             ..Options::default()
         })
         .await;
-        let first = send(server.address, "").await;
+        let idle = send(server.address, "GET /id HTTP/1.1\r\nHost").await;
         let request = "GET /id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-        let mut second = send(server.address, request).await;
-        let early = time::timeout(Duration::from_millis(100), second.readable()).await;
+        let answer = read_all(send(server.address, request).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert_eq!(read_all(idle).await, "");
+    }
+
+    #[tokio::test]
+    async fn connection_over_the_limit_is_answered_if_no_other_is_idle() {
+        let server = start(Options {
+            max_connections: 1,
+            ..Options::default()
+        })
+        .await;
+        let _busy = send(server.address, "GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let request = "GET /id HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let mut statuses = Vec::new();
+        // The first may come before the gate has read the request for `/endless`.
+        for _ in 0..2 {
+            statuses.push(read_all(send(server.address, request).await).await);
+        }
+        let answer = statuses.pop().unwrap_or_default();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("Retry-After: 1"), "{head}");
         assert!(
-            early.is_err(),
-            "the second connection was served beside the first"
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{answer}"
         );
-        drop(first);
-        let mut answer = [0; 15];
-        time::timeout(WAIT, second.read_exact(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
     }
 
     #[cfg(target_os = "linux")]

@@ -45,7 +45,7 @@ pub struct InFlight {
 
 /// The share of one batch. Dropping it takes the batch out of flight.
 #[derive(Debug)]
-pub struct Share {
+pub struct InFlightBatch {
     of: Arc<InFlight>,
     bytes: AtomicUsize,
 }
@@ -73,9 +73,9 @@ impl InFlight {
     }
 
     /// Adds a batch.
-    pub fn enter(self: &Arc<Self>, bytes: usize) -> Share {
+    pub fn enter(self: &Arc<Self>, bytes: usize) -> InFlightBatch {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Share {
+        InFlightBatch {
             of: Arc::clone(self),
             bytes: AtomicUsize::new(bytes),
         }
@@ -127,7 +127,7 @@ impl InFlight {
     }
 }
 
-impl Share {
+impl InFlightBatch {
     /// Takes the batch out of flight. Does nothing the next time.
     pub fn leave(&self) {
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for InFlightBatch {
     fn drop(&mut self) {
         self.leave();
     }
@@ -190,11 +190,11 @@ mod tests {
     #[test]
     fn a_batch_leaves_once() {
         let flight = InFlight::with_target(TARGET);
-        let share = flight.enter(600);
+        let batch = flight.enter(600);
         assert_eq!(flight.bytes(), 600);
-        share.leave();
-        share.leave();
-        drop(share);
+        batch.leave();
+        batch.leave();
+        drop(batch);
         assert_eq!(flight.bytes(), 0);
     }
 }

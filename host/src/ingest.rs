@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     books::{Books, Ingest},
@@ -52,6 +52,8 @@ pub struct Intake {
     pub limits: Limits,
     /// Whether senders over HTTP are answered only when their events are safe.
     pub durable: bool,
+    /// Connections over TCP that may keep a block while they wait for the rest of a line.
+    waiting_blocks: Semaphore,
     queues: Vec<Arc<WorkQueue>>,
     next_lane: AtomicUsize,
 }
@@ -80,6 +82,7 @@ impl Intake {
             books,
             limits,
             durable,
+            waiting_blocks: Semaphore::new(tcp::WAITING_BLOCKS),
             queues,
             next_lane: AtomicUsize::new(0),
         })

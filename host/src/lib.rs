@@ -14,6 +14,8 @@ pub mod memory;
 
 pub mod in_flight;
 
+pub mod slots;
+
 pub mod receipt;
 
 pub mod buffer;

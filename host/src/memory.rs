@@ -4,17 +4,29 @@
 //! given back when the last output is done with the events, so that nothing behind the gate can
 //! make it grow. Buffers come in a few sizes ([`BlockSize`]) and are handed out last in, first out,
 //! so that the one that is still in the processor's cache is written to next.
+//!
+//! What is held while a peer is waited for is on the list of [`Holders`]. Whoever waits for room longer
+//! than [`EVICT_AFTER`] has the oldest of them let go.
 
 use std::{
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use streamgate_guest::Batch;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
-use crate::in_flight::{InFlight, Share};
+pub use self::holders::{Holder, Holders, Peer};
+
+mod holders;
+
+use crate::in_flight::{InFlight, InFlightBatch};
 
 /// One permit of the budget, in bytes. The semaphore counts in 32 bits, which this makes 4 TiB.
 const UNIT_BYTES: usize = 1024;
@@ -24,6 +36,62 @@ pub const MIN_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 
 /// Buffers of each pooled size that are kept for reuse; at most 11 MiB in all.
 const KEPT_BUFFERS: usize = 32;
+
+/// A copy out of a block that is no longer than this always takes part of the block's charge with it:
+/// that costs no turn at the budget, and a connection that is busy has one with nearly every read.
+const UNCHARGED_COPY_BYTES: usize = 2048;
+
+/// Whoever has waited for room so long has idle holders let go, and again each time it passes.
+const EVICT_AFTER: Duration = Duration::from_millis(100);
+
+/// A part of the budget that requests over HTTP do not get. Those who are refused come again at once,
+/// and would otherwise always be there first.
+const RESERVED_DIVISOR: usize = 8;
+
+/// What somebody may take of the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// All of it.
+    All,
+    /// Of requests over HTTP, together: all but what is reserved for the other transports.
+    Http,
+}
+
+impl Share {
+    /// Whether what `other` has is a part of this share.
+    fn covers(self, other: Self) -> bool {
+        self == Self::All || self == other
+    }
+}
+
+/// A part of the budget.
+#[derive(Debug)]
+struct Permit {
+    budget: OwnedSemaphorePermit,
+    /// The same part of the share of HTTP.
+    http: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    fn units(&self) -> usize {
+        self.budget.num_permits()
+    }
+
+    /// Takes so many units out of it, if it has them.
+    fn split(&mut self, units: usize) -> Option<Self> {
+        let budget = self.budget.split(units)?;
+        let http = self.http.as_mut().and_then(|http| http.split(units));
+        Some(Self { budget, http })
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.budget.merge(other.budget);
+        match (&mut self.http, other.http) {
+            (Some(http), Some(other)) => http.merge(other),
+            (http, other) => *http = http.take().or(other),
+        }
+    }
+}
 
 /// The size of a block's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +138,11 @@ impl BlockSize {
 #[derive(Debug)]
 pub struct Memory {
     budget: Arc<Semaphore>,
+    /// What requests over HTTP have left of their share.
+    http: Arc<Semaphore>,
     budget_bytes: usize,
+    /// Those who hold part of the budget while they wait for a peer.
+    pub holders: Arc<Holders>,
     /// Buffers that wait for their next use, by size, up to [`BlockSize::LARGE`].
     idle: [Mutex<Vec<Batch>>; BlockSize::LARGE.0 as usize + 1],
 }
@@ -79,18 +151,18 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Block {
     batch: Batch,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     memory: Arc<Memory>,
     /// Whether an event was cut before any rule could see it.
     has_cut_events: bool,
-    /// What it has in flight.
-    share: Option<Share>,
+    /// Its events, as far as they are in flight.
+    in_flight: Option<InFlightBatch>,
 }
 
 /// Bytes outside a block that are still charged to the budget.
 #[derive(Debug)]
 pub struct Charge {
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Memory {
@@ -100,7 +172,9 @@ impl Memory {
         let permits = (budget_bytes / UNIT_BYTES).min(u32::MAX as usize);
         Arc::new(Self {
             budget: Arc::new(Semaphore::new(permits)),
+            http: Arc::new(Semaphore::new(permits - permits / RESERVED_DIVISOR)),
             budget_bytes,
+            holders: Arc::default(),
             idle: Default::default(),
         })
     }
@@ -118,29 +192,109 @@ impl Memory {
 
     /// Takes a block, waiting for room in the budget. Waiters are served in their order.
     pub async fn acquire(self: &Arc<Self>, size: BlockSize) -> Block {
-        let permit = Arc::clone(&self.budget)
-            .acquire_many_owned(size.units())
-            .await;
-        self.block(size, permit.expect("the budget is never closed"))
+        match self.try_acquire(size) {
+            Some(block) => block,
+            None => self.block(size, self.wait_for(Share::All, size.bytes()).await),
+        }
+    }
+
+    /// Does the same for a share, but waits no longer than that.
+    pub async fn acquire_within(
+        self: &Arc<Self>,
+        share: Share,
+        size: BlockSize,
+        patience: Duration,
+    ) -> Option<Block> {
+        let permit = self.permit_within(share, size.bytes(), patience).await?;
+        Some(self.block(size, permit))
     }
 
     /// Takes a block if there is room in the budget now.
     pub fn try_acquire(self: &Arc<Self>, size: BlockSize) -> Option<Block> {
-        let permit = Arc::clone(&self.budget)
-            .try_acquire_many_owned(size.units())
-            .ok()?;
+        Some(self.block(size, self.try_permit(Share::All, size.bytes())?))
+    }
+
+    /// Takes a block that is paid with a part of a charge, if that is enough, or else if there is room.
+    pub fn try_acquire_from(
+        self: &Arc<Self>,
+        charge: &mut Charge,
+        size: BlockSize,
+    ) -> Option<Block> {
+        let paid = charge.permit.split(size.units() as usize);
+        let permit = paid.or_else(|| self.try_permit(Share::Http, size.bytes()))?;
         Some(self.block(size, permit))
     }
 
-    /// Charges bytes that are held outside a block, if there is room in the budget now.
-    pub fn try_charge(&self, bytes: usize) -> Option<Charge> {
-        let permit = Arc::clone(&self.budget)
-            .try_acquire_many_owned(units(bytes))
-            .ok()?;
+    /// Charges bytes that are held outside a block, and waits for room no longer than that.
+    pub async fn charge_within(
+        &self,
+        share: Share,
+        bytes: usize,
+        patience: Duration,
+    ) -> Option<Charge> {
+        let permit = self.permit_within(share, bytes, patience).await?;
         Some(Charge { permit })
     }
 
-    fn block(self: &Arc<Self>, size: BlockSize, permit: OwnedSemaphorePermit) -> Block {
+    /// Charges bytes that are held outside a block, if there is room in the budget now.
+    pub fn try_charge(&self, share: Share, bytes: usize) -> Option<Charge> {
+        let permit = self.try_permit(share, bytes)?;
+        Some(Charge { permit })
+    }
+
+    fn try_permit(&self, share: Share, bytes: usize) -> Option<Permit> {
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(units(bytes)).ok();
+        let http = match share {
+            Share::All => None,
+            Share::Http => Some(take(&self.http)?),
+        };
+        let budget = take(&self.budget)?;
+        Some(Permit { budget, http })
+    }
+
+    async fn permit_within(
+        &self,
+        share: Share,
+        bytes: usize,
+        patience: Duration,
+    ) -> Option<Permit> {
+        if let Some(permit) = self.try_permit(share, bytes) {
+            return Some(permit);
+        }
+        if bytes > self.budget_bytes {
+            return None;
+        }
+        timeout(patience, self.wait_for(share, bytes)).await.ok()
+    }
+
+    /// Waits for room; those who hold some and do not use it let go meanwhile.
+    async fn wait_for(&self, share: Share, bytes: usize) -> Permit {
+        let http = match share {
+            Share::All => None,
+            Share::Http => Some(self.wait_at(&self.http, share, bytes).await),
+        };
+        let budget = self.wait_at(&self.budget, Share::All, bytes).await;
+        Permit { budget, http }
+    }
+
+    async fn wait_at(
+        &self,
+        semaphore: &Arc<Semaphore>,
+        share: Share,
+        bytes: usize,
+    ) -> OwnedSemaphorePermit {
+        let mut acquiring = pin!(Arc::clone(semaphore).acquire_many_owned(units(bytes)));
+        loop {
+            match timeout(EVICT_AFTER, &mut acquiring).await {
+                Ok(permit) => return permit.expect("the budget is never closed"),
+                Err(_) => {
+                    self.holders.evict(share, bytes);
+                }
+            }
+        }
+    }
+
+    fn block(self: &Arc<Self>, size: BlockSize, permit: Permit) -> Block {
         let pooled = self
             .idle
             .get(size.0 as usize)
@@ -151,7 +305,7 @@ impl Memory {
             permit,
             memory: Arc::clone(self),
             has_cut_events: false,
-            share: None,
+            in_flight: None,
         }
     }
 
@@ -169,19 +323,32 @@ impl Memory {
 }
 
 impl Block {
-    /// Copies bytes out of this block's buffer and takes part of its charge with them.
+    /// Copies bytes out of this block's buffer, and charges them by their length, rounded up to 1 KiB.
     ///
-    /// Until the block is dropped, the copy is charged in its place; that is at most the size of
-    /// one block for each connection.
+    /// If the budget has no room for them, they take part of this block's charge with them, and are
+    /// charged in its place until the block is dropped.
     pub fn split_off(&mut self, range: std::ops::Range<usize>) -> (Vec<u8>, Charge) {
         let copy = self.batch.buffer_mut()[range].to_vec();
+        if copy.len() > UNCHARGED_COPY_BYTES
+            && let Some(charge) = self.memory.try_charge(self.share(), copy.len())
+        {
+            return (copy, charge);
+        }
         let wanted = units(copy.len()).min(units(self.batch.capacity())) as usize;
-        let wanted = wanted.min(self.permit.num_permits());
+        let wanted = wanted.min(self.permit.units());
         let permit = self
             .permit
             .split(wanted)
             .expect("no more than the permit has");
         (copy, Charge { permit })
+    }
+
+    /// The share that it is charged to.
+    fn share(&self) -> Share {
+        match self.permit.http {
+            Some(_) => Share::Http,
+            None => Share::All,
+        }
     }
 
     /// Makes a block of bytes that are charged already.
@@ -191,7 +358,7 @@ impl Block {
             permit: charge.permit,
             memory: Arc::clone(memory),
             has_cut_events: false,
-            share: None,
+            in_flight: None,
         }
     }
 
@@ -207,13 +374,13 @@ impl Block {
 
     /// Counts its events as in flight, until the first output takes them or the block is dropped.
     pub fn enter_flight(&mut self, flight: &Arc<InFlight>) {
-        self.share = Some(flight.enter(self.batch.byte_len()));
+        self.in_flight = Some(flight.enter(self.batch.byte_len()));
     }
 
     /// Says that an output has taken its events.
     pub fn leave_flight(&self) {
-        if let Some(share) = &self.share {
-            share.leave();
+        if let Some(batch) = &self.in_flight {
+            batch.leave();
         }
     }
 
@@ -240,6 +407,19 @@ impl DerefMut for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.memory.take_back(std::mem::take(&mut self.batch));
+    }
+}
+
+impl Charge {
+    /// Gives back all but that many bytes of it.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let all = self.permit.units();
+        drop(self.permit.split(all - (units(bytes) as usize).min(all)));
+    }
+
+    /// Adds another one to it.
+    pub fn merge(&mut self, other: Self) {
+        self.permit.merge(other.permit);
     }
 }
 

@@ -164,6 +164,21 @@ fn of_events(families: &mut Vec<Family>, stats: &Stats) {
         "Datagrams that the kernel dropped since they were not read in time",
         |ingest| ingest.kernel_dropped_datagrams,
     );
+    counter(
+        "streamgate_evicted",
+        "Half lines and bodies given up since their room in the memory budget was needed",
+        |ingest| ingest.evicted,
+    );
+    counter(
+        "streamgate_closed_connections",
+        "Connections closed since their place was needed",
+        |ingest| ingest.closed_connections,
+    );
+    counter(
+        "streamgate_refused_connections",
+        "Connections refused since there was no place",
+        |ingest| ingest.refused_connections,
+    );
     let mut total = |kind, name, help, value: fn(&crate::books::PipelineStats) -> u64| {
         let series = pipelines
             .iter()

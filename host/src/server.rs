@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::timeout_at};
 use tracing::{error, info, warn};
 
 use crate::{
-    books::Books,
+    books::{Books, Ingest},
     buffer::{Backlog, WorkQueue},
     config::{Config, Listen},
     config_store::{
@@ -36,11 +36,22 @@ use crate::{
     outputs::{self, ClaimError, FanOut, Launcher, OutputPolicy, Registry, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
     shutdown::{self, Shutdown},
+    slots::Slots,
     wasm::{Compiler, Wasm},
 };
 
 /// Connections that the kernel may keep until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// Budget for each connection over TCP, and over HTTP, that may be there: what a connection takes is
+/// not charged, and so has to be a small part of it. One over TCP takes about 2 KiB, one over HTTP 19
+/// KiB, and up to 60 KiB with a long head.
+const BUDGET_A_TCP_CONNECTION: usize = 16 * 1024;
+const BUDGET_AN_HTTP_CONNECTION: usize = 256 * 1024;
+
+/// File descriptors that connections of senders leave to the control API, outputs, spools and stores,
+/// if the process may have that many twice; otherwise half of what it may have.
+const RESERVED_DESCRIPTORS: usize = 512;
 
 /// Largest manifest file, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
@@ -153,13 +164,17 @@ struct Beginning {
 /// [`ServerError`] if it cannot start, or could not drain in time.
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let config = Arc::new(config);
+    let connections = Connections::within(&config, raise_descriptor_limit());
     // The control API answers from the first moment to the end of the drain, so that one can watch both.
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
     let (router, api) = http_server::later(control::starting);
     if let Some(listener) = bind(&config.control, "control", bind_tcp)? {
         listening("control", listener.local_addr()?);
-        let options = control::http_options();
+        let options = http_server::Options {
+            max_connections: connections.control,
+            ..control::http_options()
+        };
         let shutdown = async move { control_shutdown.begun().await };
         control.spawn(http_server::serve(listener, router, options, shutdown));
     }
@@ -248,7 +263,8 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     if let Some(listener) = http {
         listening("http", listener.local_addr()?);
         let options = http_server::Options {
-            max_connections: config.limits.max_connections,
+            max_connections: connections.http,
+            books: Some((Arc::clone(&books), Ingest::Http)),
             grace_period: config.grace_period / 2,
             ..http_server::Options::default()
         };
@@ -269,7 +285,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     }
     if !end.has_begun() {
         ingest_api.ready(ingest::http::router(Arc::clone(&intake)));
-        doors.open(&intake, &end, &mut ingests)?;
+        doors.open(&intake, connections.tcp, &end, &mut ingests)?;
         info!(revision = first, workers = config.workers, "ready");
     }
     drop(intake);
@@ -310,6 +326,74 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         left: Left { in_flight, outputs },
         grace: config.grace_period,
     })
+}
+
+/// Most connections of each listener.
+#[derive(Debug, Clone, Copy)]
+struct Connections {
+    tcp: usize,
+    http: usize,
+    control: usize,
+}
+
+impl Connections {
+    /// Divides what the memory budget and the limit of open files allow.
+    fn within(config: &Config, descriptors: usize) -> Self {
+        let most = config.limits.max_connections;
+        let budget = config.memory_budget_bytes;
+        let control = control::http_options().max_connections;
+        let free = descriptors.saturating_sub(open_descriptors());
+        let senders = free.saturating_sub(RESERVED_DESCRIPTORS.min(free / 2));
+        let limits = Self {
+            tcp: most
+                .min(budget / BUDGET_A_TCP_CONNECTION)
+                .min(senders / 4 * 3),
+            http: most
+                .min(budget / BUDGET_AN_HTTP_CONNECTION)
+                .min(senders / 4),
+            control: control.min(free / 4),
+        };
+        if senders / 4 * 3 < most {
+            warn!(
+                open_files = descriptors,
+                tcp = limits.tcp,
+                http = limits.http,
+                max_connections = most,
+                "the limit of open files allows fewer connections than `max_connections`; raise it \
+                 (`ulimit -n`, `LimitNOFILE=` of systemd)"
+            );
+        }
+        limits
+    }
+}
+
+/// Raises the limit of open files as far as the process may, and returns it.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => return limit(maximum),
+            Err(error) => warn!(%error, "cannot raise the limit of open files"),
+        }
+    }
+    limit(current)
+}
+
+/// A limit as a number; none is a large one.
+fn limit(descriptors: Option<u64>) -> usize {
+    descriptors.map_or(usize::MAX, |descriptors| {
+        usize::try_from(descriptors).unwrap_or(usize::MAX)
+    })
+}
+
+/// How many files are open now.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(32, Iterator::count)
 }
 
 /// Waits for each stage in turn; false if the deadline came first.
@@ -569,6 +653,7 @@ impl Doors {
     fn open(
         self,
         intake: &Arc<Intake>,
+        connections: usize,
         end: &Shutdown,
         ingests: &mut JoinSet<()>,
     ) -> io::Result<()> {
@@ -578,7 +663,9 @@ impl Doors {
         if let Some(listener) = self.tcp {
             listening("tcp", listener.local_addr()?);
             let (intake, end) = (Arc::clone(intake), end.clone());
-            ingests.spawn(ingest::tcp::serve(listener, intake, end));
+            let accounts = Some((Arc::clone(&intake.books), Ingest::Tcp));
+            let slots = Slots::new("tcp", connections, ingest::tcp::IDLE_AFTER, accounts);
+            ingests.spawn(ingest::tcp::serve(listener, intake, slots, end));
         }
         for socket in self.udp {
             let (intake, end) = (Arc::clone(intake), end.clone());

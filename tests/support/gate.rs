@@ -27,6 +27,7 @@ pub(crate) struct Setup {
     environment: BTreeMap<&'static str, String>,
     manifest: Option<Value>,
     stdout: Option<Stdio>,
+    ulimit: Option<&'static str>,
 }
 
 /// A running gate. It is killed when this is dropped.
@@ -68,12 +69,19 @@ impl Setup {
             environment: BTreeMap::new(),
             manifest: None,
             stdout: None,
+            ulimit: None,
         }
     }
 
     /// Gives it another stdout than the one that is captured.
     pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = Some(stdout.into());
+        self
+    }
+
+    /// Starts it in a shell that has called `ulimit` with these arguments.
+    pub(crate) fn ulimit(mut self, arguments: &'static str) -> Self {
+        self.ulimit = Some(arguments);
         self
     }
 
@@ -125,7 +133,16 @@ impl Setup {
     }
 
     fn command(&mut self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_streamgate"));
+        let binary = env!("CARGO_BIN_EXE_streamgate");
+        let mut command = match self.ulimit {
+            None => Command::new(binary),
+            Some(arguments) => {
+                let mut shell = Command::new("/bin/sh");
+                let script = format!("ulimit {arguments} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, binary]);
+                shell
+            }
+        };
         command
             .env_clear()
             .envs(&self.environment)

@@ -652,7 +652,7 @@ async fn connect() -> TcpStream {
 
 async fn read_answer(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let limit = time::Duration::from_secs(20);
+    let limit = Duration::from_secs(20);
     time::timeout(limit, stream.read_to_end(&mut answer))
         .await
         .unwrap()

@@ -2,7 +2,12 @@
 //!
 //! A request is taken whole or not at all: its events go to the workers when all of the body has
 //! come, lies within the memory budget and makes sense; then it is answered with 202 and
-//! `{"accepted": n}`. If the budget has no room the answer is 429 with `Retry-After`, at once.
+//! `{"accepted": n}`. If the budget has no room within [`ROOM_PATIENCE`] the answer is 429 with
+//! `Retry-After`.
+//!
+//! The budget is charged by what has come, and by what a decoder keeps. A body that does not go on is on
+//! the list of those who let go when others need the room ([`Holders`](crate::memory::Holders)): then it
+//! is answered with 429 too.
 //!
 //! | `Content-Type` | events |
 //! | --- | --- |
@@ -22,6 +27,7 @@
 //! may then arrive twice, never not at all.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     pin::Pin,
     sync::Arc,
@@ -41,6 +47,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use bytes::BufMut;
 use futures_util::TryStreamExt;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{json, value::RawValue};
@@ -58,7 +65,7 @@ use super::{
 use crate::{
     books::Ingest,
     http_server::ConnectionId,
-    memory::{Block, BlockSize, Charge},
+    memory::{Block, BlockSize, Charge, Holder, Peer, Share},
     receipt::Receipt,
 };
 
@@ -68,12 +75,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// With durable ingest: a sender whose events are not safe within this time is told to send them again.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a request waits for room in the budget.
+const ROOM_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What a sender is asked to wait when the budget is spent.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// A zstd frame may ask for this much memory, as a power of two: 8 MiB, the least that every
 /// decoder has to support (RFC 8878, section 3.1.1.1.2).
 const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// What a zstd decoder takes besides its window: its tables, a block before it is decoded, and one
+/// behind it.
+const ZSTD_STATE_BYTES: usize = 384 * 1024;
+
+/// What a decoder of gzip or deflate takes: a window of 32 KiB and its tables.
+const DEFLATE_BYTES: usize = 64 * 1024;
+
+/// The first charge of a body that has to be in one piece, in bytes; then it is doubled.
+const FIRST_STEP_BYTES: usize = 16 * 1024;
+
+/// A string of JSON above this is charged while its escapes are undone, in bytes.
+const UNCHARGED_TEXT_BYTES: usize = 16 * 1024;
 
 /// JSON bodies above this are taken apart away from the threads that serve sockets, in bytes.
 const INLINE_JSON_BYTES: usize = 64 * 1024;
@@ -96,10 +119,11 @@ pub fn starting(_: &Uri) -> Response {
 async fn ingest(
     State(intake): State<Arc<Intake>>,
     Extension(ConnectionId(connection)): Extension<ConnectionId>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let taken = timeout(BODY_TIMEOUT, read_events(&intake, &headers, body));
+    let taken = timeout(BODY_TIMEOUT, read_events(&intake, peer, &headers, body));
     match taken.await.unwrap_or(Err(Refusal::TooSlow)) {
         Ok(Events { blocks, truncated }) => {
             let number = usize::try_from(connection).unwrap_or_default();
@@ -125,6 +149,9 @@ async fn ingest(
             (StatusCode::ACCEPTED, axum::Json(answer)).into_response()
         }
         Err(refusal) => {
+            if matches!(refusal, Refusal::Evicted) {
+                intake.books.evicted(Ingest::Http);
+            }
             intake.books.refused(Ingest::Http);
             refusal.into_response()
         }
@@ -143,6 +170,7 @@ struct Events {
 enum Refusal {
     NotReady,
     NoMemory,
+    Evicted,
     NotSafe,
     TooLarge(usize),
     TooSlow,
@@ -170,6 +198,14 @@ impl IntoResponse for Refusal {
                 "no_memory",
                 "the memory budget is spent; nothing of this request was taken, send it again \
                  after `Retry-After`"
+                    .to_owned(),
+            ),
+            Self::Evicted => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "body_evicted",
+                "the memory budget is spent, and the rest of the body did not come before others \
+                 needed its room; nothing of this request was taken, send it again after \
+                 `Retry-After`, and faster or in parts"
                     .to_owned(),
             ),
             Self::NotSafe => (
@@ -265,6 +301,7 @@ impl IntoResponse for Refusal {
 
 async fn read_events(
     intake: &Arc<Intake>,
+    peer: Peer,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Events, Refusal> {
@@ -275,20 +312,26 @@ async fn read_events(
     if announced.is_some_and(|length| length > limit) {
         return Err(Refusal::TooLarge(limit));
     }
-    let body = decoded(headers, body)?;
+    let (body, window) = decoded(headers, body)?;
+    let mut body = Reading::new(intake, peer, body, window).await?;
     let content_type = text_of(headers, header::CONTENT_TYPE).to_ascii_lowercase();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let take: fn(&Arc<Intake>, &[u8]) -> Result<Events, Refusal> = match essence {
+    let take: fn(EventWriter, &[u8]) -> Result<Events, Refusal> = match essence {
         "application/logplex-1" => framed_events,
         _ => json_events,
     };
     if matches!(essence, "application/json" | "application/logplex-1") || essence.ends_with("+json")
     {
-        let (text, charge) = read_whole(intake, body).await?;
-        let intake = Arc::clone(intake);
+        let (text, of_text) = body.read_whole(announced).await?;
+        // Whoever needs it more can no longer have it; a decoder is not needed any more.
+        drop(body);
+        let room = BlockSize::MEDIUM
+            .bytes()
+            .min(text.len().next_multiple_of(FIRST_STEP_BYTES));
+        let writer = EventWriter::new(intake, charge(intake, text.len() + room).await?);
         let take_apart = move || {
-            let events = take(&intake, &text);
-            drop(charge);
+            let events = take(writer, &text);
+            drop((text, of_text));
             events
         };
         if announced.is_some_and(|length| length <= INLINE_JSON_BYTES) {
@@ -298,7 +341,7 @@ async fn read_events(
             .await
             .unwrap_or_else(|error| Err(Refusal::Undecodable(error.to_string())))
     } else {
-        read_lines(intake, body, announced).await
+        body.read_lines().await
     }
 }
 
@@ -329,7 +372,19 @@ fn shown(codings: &[String]) -> String {
     codings.join(", ").chars().take(60).collect()
 }
 
-fn decoded(headers: &HeaderMap, body: Body) -> Result<Reader, Refusal> {
+/// What a decoder keeps of what came out of it.
+#[derive(Debug, Clone, Copy)]
+enum Window {
+    /// There is no decoder.
+    None,
+    /// So much, whatever comes.
+    Fixed(usize),
+    /// So much, and besides it what came out, up to another bound.
+    Growing(usize, usize),
+}
+
+/// Returns what undoes the encoding of a body, and what that takes.
+fn decoded(headers: &HeaderMap, body: Body) -> Result<(Reader, Window), Refusal> {
     // Chunks are undone already; a body that is compressed besides is not (RFC 9112, section 6.1).
     let transfer = codings(headers, header::TRANSFER_ENCODING, "chunked");
     if !transfer.is_empty() {
@@ -343,19 +398,23 @@ fn decoded(headers: &HeaderMap, body: Body) -> Result<Reader, Refusal> {
         several => return Err(Refusal::UnknownEncoding(shown(several))),
     };
     Ok(match encoding {
-        "" => Box::pin(body),
-        "gzip" | "x-gzip" => Box::pin(GzipMembers::new(Box::pin(body))),
+        "" => (Box::pin(body), Window::None),
+        "gzip" | "x-gzip" => (
+            Box::pin(GzipMembers::new(Box::pin(body))),
+            Window::Fixed(DEFLATE_BYTES),
+        ),
         // "deflate" is the zlib format (RFC 9110, section 8.4.1.2).
         "deflate" => {
             let mut decoder = ZlibDecoder::new(body);
             decoder.multiple_members(true);
-            Box::pin(decoder)
+            (Box::pin(decoder), Window::Fixed(DEFLATE_BYTES))
         }
         "zstd" => {
             let window = DParameter::window_log_max(ZSTD_WINDOW_LOG);
             let mut decoder = ZstdDecoder::with_params(body, &[window]);
             decoder.multiple_members(true);
-            Box::pin(decoder)
+            let window = Window::Growing(ZSTD_STATE_BYTES, 1 << ZSTD_WINDOW_LOG);
+            (Box::pin(decoder), window)
         }
         _ => return Err(Refusal::UnknownEncoding(shown(&encodings))),
     })
@@ -442,102 +501,176 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for GzipMembers<R> {
     }
 }
 
-/// Reads a body of lines straight into blocks.
-async fn read_lines(
-    intake: &Arc<Intake>,
-    mut body: Reader,
-    announced: Option<usize>,
-) -> Result<Events, Refusal> {
-    let limit = intake.limits.max_body_bytes;
-    let mut framer = Framer::new(intake.limits.max_event_bytes);
-    let mut events = Events::default();
-    let mut total = 0;
-    let size = announced
-        .and_then(BlockSize::fitting)
-        .unwrap_or(BlockSize::LARGE);
-    let mut size = size.min(BlockSize::LARGE);
-    let mut block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
-    let (mut carried, mut filled) = (0, 0);
-    loop {
-        let capacity = block.capacity();
-        let read = body.read(&mut block.buffer_mut()[filled..capacity]).await;
-        let read = read.map_err(|error| Refusal::Undecodable(describe(&error)))?;
-        total += read;
-        if total > limit {
-            return Err(Refusal::TooLarge(limit));
-        }
-        filled += read;
-        // A block goes on when it is full; a body comes in many small reads.
-        if read > 0 && filled < capacity {
-            continue;
-        }
-        let framed = framer.frame(block.buffer_mut(), carried, filled);
-        events.truncated += framed.truncated;
-        block.note_cut(framed.cut);
-        let rest = block.buffer_mut()[framed.rest.clone()].to_vec();
-        if framed.end > 0 {
-            block.set_filled(framed.end);
-            events.blocks.push(block);
-        } else {
-            drop(block);
-        }
-        if read == 0 {
-            if !rest.is_empty() {
-                events.truncated += u64::from(framer.is_above_limit(&rest));
-                events.blocks.push(block_of(intake, &rest)?);
+/// A body on its way in, charged to the budget as it comes.
+struct Reading<'a> {
+    intake: &'a Arc<Intake>,
+    body: Reader,
+    holder: Holder,
+    /// What the decoder keeps, and its charge.
+    window: Window,
+    kept: Option<Charge>,
+    kept_bytes: usize,
+    /// What has come out of the decoder.
+    total: usize,
+}
+
+impl<'a> Reading<'a> {
+    async fn new(
+        intake: &'a Arc<Intake>,
+        peer: Peer,
+        body: Reader,
+        window: Window,
+    ) -> Result<Self, Refusal> {
+        let mut reading = Self {
+            intake,
+            body,
+            holder: intake.memory.holders.enter(peer, Share::Http),
+            window,
+            kept: None,
+            kept_bytes: 0,
+            total: 0,
+        };
+        reading.charge_window().await?;
+        Ok(reading)
+    }
+
+    /// Charges what the decoder keeps by now, before it is given the time to keep more.
+    async fn charge_window(&mut self) -> Result<(), Refusal> {
+        let bytes = match self.window {
+            Window::None => 0,
+            Window::Fixed(bytes) => bytes,
+            // No page of a window is touched before something is written there.
+            Window::Growing(state, most) => state + self.total.min(most),
+        };
+        if bytes > self.kept_bytes {
+            let bytes = bytes.next_multiple_of(64 * 1024);
+            let more = charge(self.intake, bytes - self.kept_bytes).await?;
+            match &mut self.kept {
+                Some(kept) => kept.merge(more),
+                None => self.kept = Some(more),
             }
-            return Ok(events);
+            self.kept_bytes = bytes;
         }
-        size = size.max(BlockSize::fitting(rest.len() + 1).unwrap_or(BlockSize::LARGEST));
-        block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
-        block.buffer_mut()[..rest.len()].copy_from_slice(&rest);
-        (carried, filled) = (rest.len(), rest.len());
+        Ok(())
+    }
+
+    /// Reads on, holding so many bytes meanwhile; 0 at the end.
+    async fn read(&mut self, buffer: &mut impl BufMut, held: usize) -> Result<usize, Refusal> {
+        self.charge_window().await?;
+        self.holder.hold(held + self.kept_bytes);
+        let read = tokio::select! {
+            biased;
+            read = self.body.read_buf(buffer) => read,
+            () = self.holder.evicted() => return Err(Refusal::Evicted),
+        };
+        let read = read.map_err(|error| Refusal::Undecodable(describe(&error)))?;
+        self.total += read;
+        match self.total > self.intake.limits.max_body_bytes {
+            true => Err(Refusal::TooLarge(self.intake.limits.max_body_bytes)),
+            false => Ok(read),
+        }
+    }
+
+    /// Reads a body of lines straight into blocks, each of the next size.
+    async fn read_lines(mut self) -> Result<Events, Refusal> {
+        let mut framer = Framer::new(self.intake.limits.max_event_bytes);
+        let mut events = Events::default();
+        let mut held = 0;
+        let mut size = BlockSize::SMALL;
+        let mut block = block_within(self.intake, size).await?;
+        let (mut carried, mut filled) = (0, 0);
+        loop {
+            let capacity = block.capacity();
+            let mut free = &mut block.buffer_mut()[filled..capacity];
+            let read = self.read(&mut free, held + capacity).await?;
+            filled += read;
+            // A block goes on when it is full; a body comes in many small reads.
+            if read > 0 && filled < capacity {
+                continue;
+            }
+            let framed = framer.frame(block.buffer_mut(), carried, filled);
+            events.truncated += framed.truncated;
+            block.note_cut(framed.cut);
+            let (rest, charge) = block.split_off(framed.rest.clone());
+            if framed.end > 0 {
+                held += capacity;
+                block.set_filled(framed.end);
+                events.blocks.push(block);
+            } else {
+                drop(block);
+            }
+            if read == 0 {
+                if !rest.is_empty() {
+                    events.truncated += u64::from(framer.is_above_limit(&rest));
+                    events.blocks.push(self.block_of(rest, charge));
+                }
+                return Ok(events);
+            }
+            size = size.larger().unwrap_or(size).min(BlockSize::LARGE);
+            let fitting = BlockSize::fitting(rest.len() + 1).unwrap_or(BlockSize::LARGEST);
+            block = block_within(self.intake, size.max(fitting)).await?;
+            block.buffer_mut()[..rest.len()].copy_from_slice(&rest);
+            (carried, filled) = (rest.len(), rest.len());
+        }
+    }
+
+    /// Makes a block of one line without its line feed.
+    fn block_of(&self, mut line: Vec<u8>, charge: Charge) -> Block {
+        line.extend_from_slice(line_ending(&line));
+        let filled = line.len();
+        let mut block = Block::from_charged(line, charge, &self.intake.memory);
+        block.set_filled(filled);
+        block
+    }
+
+    /// Reads a body that has to be in one piece.
+    async fn read_whole(
+        &mut self,
+        announced: Option<usize>,
+    ) -> Result<(Vec<u8>, Option<Charge>), Refusal> {
+        // One more byte tells that there are no more.
+        let most = match (self.window, announced) {
+            (Window::None, Some(length)) => length + 1,
+            _ => self.intake.limits.max_body_bytes + 1,
+        };
+        let (mut text, mut of_text) = (Vec::new(), None);
+        loop {
+            if text.len() == text.capacity() {
+                let room = (2 * text.len())
+                    .max(FIRST_STEP_BYTES)
+                    .min(most.max(text.len() + 1));
+                // Both are there while the one is copied to the other.
+                let larger = charge(self.intake, room).await?;
+                let mut grown = Vec::with_capacity(room);
+                grown.extend_from_slice(&text);
+                text = grown;
+                of_text = Some(larger);
+            }
+            let held = text.capacity();
+            if self.read(&mut text, held).await? == 0 {
+                return Ok((text, of_text));
+            }
+        }
     }
 }
 
-/// Makes a block of one line without its line feed.
-fn block_of(intake: &Arc<Intake>, line: &[u8]) -> Result<Block, Refusal> {
-    let ending = line_ending(line);
-    let length = line.len() + ending.len();
-    let size = BlockSize::fitting(length).unwrap_or(BlockSize::LARGEST);
-    let mut block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
-    let buffer = block.buffer_mut();
-    buffer[..line.len()].copy_from_slice(line);
-    buffer[line.len()..length].copy_from_slice(ending);
-    block.set_filled(length);
-    Ok(block)
+async fn charge(intake: &Intake, bytes: usize) -> Result<Charge, Refusal> {
+    let charge = intake
+        .memory
+        .charge_within(Share::Http, bytes, ROOM_PATIENCE);
+    charge.await.ok_or(Refusal::NoMemory)
 }
 
-/// Reads a body that has to be in one piece, charging it to the budget as it comes.
-async fn read_whole(
-    intake: &Arc<Intake>,
-    mut body: Reader,
-) -> Result<(Vec<u8>, Vec<Charge>), Refusal> {
-    const STEP: usize = 256 * 1024;
-    let limit = intake.limits.max_body_bytes;
-    let mut text = Vec::new();
-    let mut charges = Vec::new();
-    loop {
-        let filled = text.len();
-        if filled > limit {
-            return Err(Refusal::TooLarge(limit));
-        }
-        charges.push(intake.memory.try_charge(STEP).ok_or(Refusal::NoMemory)?);
-        let mut step = (&mut body).take(STEP as u64);
-        let read = step.read_to_end(&mut text).await;
-        if read.map_err(|error| Refusal::Undecodable(describe(&error)))? < STEP {
-            return match text.len() > limit {
-                true => Err(Refusal::TooLarge(limit)),
-                false => Ok((text, charges)),
-            };
-        }
-    }
+async fn block_within(intake: &Intake, size: BlockSize) -> Result<Block, Refusal> {
+    let block = intake
+        .memory
+        .acquire_within(Share::Http, size, ROOM_PATIENCE);
+    block.await.ok_or(Refusal::NoMemory)
 }
 
 /// Makes events of frames, each with its length before it. A line feed at the end of a frame is no
 /// part of its event; a frame of several lines is several events.
-fn framed_events(intake: &Arc<Intake>, bytes: &[u8]) -> Result<Events, Refusal> {
-    let mut writer = EventWriter::new(intake);
+fn framed_events(mut writer: EventWriter, bytes: &[u8]) -> Result<Events, Refusal> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let at = bytes.len() - rest.len();
@@ -572,8 +705,7 @@ fn framed_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 /// Makes events of a JSON document, or of several in a row.
-fn json_events(intake: &Arc<Intake>, text: &[u8]) -> Result<Events, Refusal> {
-    let mut writer = EventWriter::new(intake);
+fn json_events(mut writer: EventWriter, text: &[u8]) -> Result<Events, Refusal> {
     // Windows programs begin a text in UTF-8 with a byte order mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
@@ -597,18 +729,21 @@ fn json_events(intake: &Arc<Intake>, text: &[u8]) -> Result<Events, Refusal> {
 }
 
 /// Writes JSON values as events into blocks.
-struct EventWriter<'a> {
-    intake: &'a Arc<Intake>,
+struct EventWriter {
+    intake: Arc<Intake>,
+    /// Charged for its blocks already.
+    room: Charge,
     events: Events,
     block: Option<(Block, usize)>,
     /// Set when nothing more can be written; serde has no way to carry it.
     refusal: Option<Refusal>,
 }
 
-impl<'a> EventWriter<'a> {
-    fn new(intake: &'a Arc<Intake>) -> Self {
+impl EventWriter {
+    fn new(intake: &Arc<Intake>, room: Charge) -> Self {
         Self {
-            intake,
+            intake: Arc::clone(intake),
+            room,
             events: Events::default(),
             block: None,
             refusal: None,
@@ -620,17 +755,33 @@ impl<'a> EventWriter<'a> {
             return;
         }
         let raw = value.get();
-        let decoded = match raw.starts_with('"') {
-            true => serde_json::from_str::<String>(raw).ok(),
-            false => None,
+        let mut charge = None;
+        let decoded: Option<Cow<'_, str>> = match raw.strip_prefix('"') {
+            // Without escapes the text is between the quotes as it is.
+            Some(rest) if memchr::memchr(b'\\', raw.as_bytes()).is_none() => {
+                rest.strip_suffix('"').map(Cow::Borrowed)
+            }
+            Some(_) => {
+                if raw.len() > UNCHARGED_TEXT_BYTES {
+                    // What it grows in may be twice as long, and is copied at the end.
+                    charge = self.intake.memory.try_charge(Share::Http, 3 * raw.len());
+                    if charge.is_none() {
+                        self.refusal = Some(Refusal::NoMemory);
+                        return;
+                    }
+                }
+                serde_json::from_str::<String>(raw).ok().map(Cow::Owned)
+            }
+            None => None,
         };
         let text = match &decoded {
-            Some(text) if !text.contains(['\n', '\r']) => text.as_str(),
+            Some(text) if !text.contains(['\n', '\r']) => text.as_ref(),
             _ => raw,
         };
         if let Err(refusal) = self.append(text.as_bytes()) {
             self.refusal = Some(refusal);
         }
+        drop((decoded, charge));
     }
 
     fn append(&mut self, text: &[u8]) -> Result<(), Refusal> {
@@ -644,12 +795,12 @@ impl<'a> EventWriter<'a> {
         }
         if self.block.is_none() {
             let size = BlockSize::fitting(needed).ok_or(Refusal::TooLarge(needed))?;
-            let size = size.max(BlockSize::MEDIUM);
-            let block = self
-                .intake
-                .memory
-                .try_acquire(size)
-                .ok_or(Refusal::NoMemory)?;
+            let size = size.max(match self.events.blocks.is_empty() {
+                true => BlockSize::SMALL,
+                false => BlockSize::MEDIUM,
+            });
+            let block = self.intake.memory.try_acquire_from(&mut self.room, size);
+            let block = block.ok_or(Refusal::NoMemory)?;
             self.block = Some((block, 0));
         }
         let (block, filled) = self.block.as_mut().expect("was just set");
@@ -677,7 +828,7 @@ impl<'a> EventWriter<'a> {
     }
 }
 
-impl<'de> Visitor<'de> for &mut EventWriter<'_> {
+impl<'de> Visitor<'de> for &mut EventWriter {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,9 @@
 //! A connection costs no buffer while nothing comes: a block is taken when there is something to
 //! read. If the memory budget is spent, or [`WINDOW_BLOCKS`] of the connection's batches wait for a
 //! worker, the socket is not read, and TCP slows the sender down.
+//!
+//! A connection that pauses inside a line holds a copy of what came of it, and no block, and is on the
+//! list of those who let go when others need the room ([`Holders`](crate::memory::Holders)).
 
 use std::{
     future::poll_fn,
@@ -17,11 +20,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Intake, Lane,
@@ -29,17 +32,23 @@ use super::{
 };
 use crate::{
     books::Ingest,
-    memory::{Block, BlockSize, Charge},
+    http_server::AcceptErrors,
+    memory::{Block, BlockSize, Charge, Holder, Peer, Share},
     shutdown::Shutdown,
+    slots::{Phase, Phases, Slot, Slots},
 };
 
 /// Batches of one connection that may wait for a worker. It keeps what is in flight small enough
 /// for the processor's cache, and one connection from filling the room of all.
 const WINDOW_BLOCKS: usize = 4;
 
-/// The rest of a line is copied out of its block, so that a connection that pauses inside a line
-/// holds no block, unless it is longer than this.
+/// The rest of a line is copied out of its block at once, unless it is longer than this: then only if
+/// nothing comes for [`COPY_AFTER`], since lines that come in many reads would be copied with each.
 const COPIED_REST_BYTES: usize = 2048;
+const COPY_AFTER: Duration = Duration::from_millis(20);
+
+/// Connections that may keep a block while they wait so; as many buffers of each size are kept for reuse.
+pub(super) const WAITING_BLOCKS: usize = 32;
 
 /// Reads that leave most of a block empty before a smaller one is taken.
 const READS_BEFORE_SHRINKING: u32 = 8;
@@ -51,8 +60,8 @@ const PARTIAL_LINE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that keeps sending is still read after shutdown has begun.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Pause after a failed `accept`, such as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A connection on which nothing has come for so long is idle.
+pub const IDLE_AFTER: Duration = Duration::from_millis(500);
 
 /// A peer that is gone without a word is noticed after 60 s + 3 * 10 s.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -61,43 +70,38 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_retries(3);
 
 /// Serves connections until shutdown; then reads what has already arrived on each, and ends.
-pub async fn serve(listener: TcpListener, intake: Arc<Intake>, shutdown: Shutdown) {
-    let slots = Arc::new(Semaphore::new(intake.limits.max_connections));
+pub async fn serve(
+    listener: TcpListener,
+    intake: Arc<Intake>,
+    slots: Arc<Slots>,
+    shutdown: Shutdown,
+) {
     let mut connections = JoinSet::new();
+    let mut accept_errors = AcceptErrors::of("tcp");
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = listener.accept() => accepted,
             () = shutdown.begun() => break,
             Some(_) = connections.join_next() => continue,
         };
-        match accepted {
-            Ok((stream, slot)) => {
-                let connection = Connection::new(stream, &intake, shutdown.clone());
-                connections.spawn(async move {
-                    connection.run().await;
-                    drop(slot);
-                });
-            }
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection, will try again");
-                sleep(ACCEPT_PAUSE).await;
+                accept_errors.pause(&error).await;
+                continue;
             }
+        };
+        let slot = tokio::select! {
+            slot = slots.take(Peer::from(address.ip())) => slot,
+            () = shutdown.begun() => break,
+        };
+        if let Some(slot) = slot {
+            let connection = Connection::new(stream, slot, &intake, shutdown.clone());
+            connections.spawn(connection.run());
         }
     }
     drop(listener);
     connections.join_all().await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .expect("never closed");
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
 }
 
 /// What was read of a line whose end has not come.
@@ -112,6 +116,9 @@ enum Partial {
 
 struct Connection {
     stream: TcpStream,
+    slot: Slot,
+    phases: Phases,
+    holder: Holder,
     intake: Arc<Intake>,
     lane: Lane,
     window: Arc<Semaphore>,
@@ -124,9 +131,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, intake: &Arc<Intake>, shutdown: Shutdown) -> Self {
+    fn new(stream: TcpStream, slot: Slot, intake: &Arc<Intake>, shutdown: Shutdown) -> Self {
         Self {
             stream,
+            phases: slot.phases(),
+            holder: intake.memory.holders.enter(slot.peer(), Share::All),
+            slot,
             intake: Arc::clone(intake),
             lane: intake.lane(Ingest::Tcp),
             window: Arc::new(Semaphore::new(WINDOW_BLOCKS)),
@@ -193,6 +203,8 @@ impl Connection {
                 let (rest, charge) = block.split_off(framed.rest);
                 self.partial = Partial::Copied(rest, charge);
             }
+            // A line is held since its beginning came; a byte more of it is no progress.
+            self.holder.let_go();
             block.set_filled(framed.end);
             block.enter_flight(&self.intake.in_flight);
             self.lane.send(block, Some(window));
@@ -216,11 +228,86 @@ impl Connection {
                 Poll::Pending => Ok(false),
             };
         }
-        tokio::select! {
-            ready = poll_fn(|cx| self.stream.poll_read_ready(cx)) => ready?,
-            () = self.shutdown.begun() => {}
+        let ready = poll_fn(|cx| Poll::Ready(self.stream.poll_read_ready(cx))).await;
+        if let Poll::Ready(ready) = ready {
+            return ready.map(|()| true);
         }
+        self.wait().await
+    }
+
+    /// Waits where nothing has come yet; false if nothing will.
+    async fn wait(&mut self) -> io::Result<bool> {
+        self.phases.enter(match self.partial {
+            Partial::Nothing => Phase::Idle,
+            _ => Phase::Receiving,
+        });
+        let intake = Arc::clone(&self.intake);
+        let place = match self.partial {
+            Partial::InBlock(..) => intake.waiting_blocks.try_acquire().ok(),
+            _ => None,
+        };
+        if place.is_none() {
+            self.copy_out();
+        }
+        loop {
+            self.hold();
+            let in_block = matches!(self.partial, Partial::InBlock(..));
+            tokio::select! {
+                biased;
+                ready = poll_fn(|cx| self.stream.poll_read_ready(cx)) => {
+                    ready?;
+                    break;
+                }
+                () = self.shutdown.begun() => break,
+                () = self.slot.needed() => {
+                    return Err(io::Error::other("its place was needed for another connection"));
+                }
+                () = self.holder.evicted() => {
+                    self.intake.books.evicted(Ingest::Tcp);
+                    if let Some((_, charge)) = self.copied() {
+                        self.give_up(charge);
+                    }
+                    self.phases.enter(Phase::Idle);
+                }
+                () = sleep(COPY_AFTER), if in_block => self.copy_out(),
+            }
+        }
+        self.phases.enter(Phase::Busy);
         Ok(true)
+    }
+
+    /// Notes what is held while nothing comes.
+    fn hold(&self) {
+        match &self.partial {
+            Partial::Nothing => self.holder.let_go(),
+            Partial::Copied(line, _) => self.holder.hold(line.len()),
+            Partial::InBlock(block, _) => self.holder.hold(block.capacity()),
+        }
+    }
+
+    /// Gives back the block that what came of a line is in.
+    fn copy_out(&mut self) {
+        if let Partial::InBlock(block, filled) = &mut self.partial {
+            let (line, charge) = block.split_off(0..*filled);
+            self.partial = Partial::Copied(line, charge);
+        }
+    }
+
+    /// Takes what came of a line, with its charge.
+    fn copied(&mut self) -> Option<(Vec<u8>, Charge)> {
+        match std::mem::replace(&mut self.partial, Partial::Nothing) {
+            Partial::Nothing => None,
+            Partial::Copied(line, charge) => Some((line, charge)),
+            Partial::InBlock(mut block, filled) => Some(block.split_off(0..filled)),
+        }
+    }
+
+    /// Gives the current line up: what came of it counts as an event, and is withheld.
+    fn give_up(&mut self, charge: Charge) {
+        let event = self.framer.give_up();
+        self.holder.let_go();
+        self.lane.note_truncated(1);
+        self.send_line(event, charge);
     }
 
     /// Takes a block with what is there of the current line at its start. `None` if that line had
@@ -245,9 +332,9 @@ impl Connection {
             block.buffer_mut()[..line.len()].copy_from_slice(&line);
             return Some((block, line.len()));
         }
-        let event = self.framer.give_up();
-        self.lane.note_truncated(1);
-        self.send_line(event, charge);
+        drop(line);
+        self.intake.books.evicted(Ingest::Tcp);
+        self.give_up(charge);
         None
     }
 
@@ -281,10 +368,8 @@ impl Connection {
 
     /// The last line counts without a line feed.
     fn send_last_line(&mut self) {
-        let (mut line, charge) = match std::mem::replace(&mut self.partial, Partial::Nothing) {
-            Partial::Nothing => return,
-            Partial::Copied(line, charge) => (line, charge),
-            Partial::InBlock(mut block, filled) => block.split_off(0..filled),
+        let Some((mut line, charge)) = self.copied() else {
+            return;
         };
         self.lane
             .note_truncated(u64::from(self.framer.is_above_limit(&line)));
@@ -295,17 +380,16 @@ impl Connection {
     /// What came of a line before a reset may end in the half of a value, which no rule would know: it
     /// counts as an event, and is withheld.
     fn withhold_last_line(&mut self) {
-        let charge = match std::mem::replace(&mut self.partial, Partial::Nothing) {
-            Partial::Nothing => return,
-            Partial::Copied(_, charge) => charge,
-            Partial::InBlock(mut block, filled) => block.split_off(0..filled).1,
+        let Some((_, charge)) = self.copied() else {
+            return;
         };
         self.lane.note_truncated(1);
         self.send_line(withheld_line(), charge);
     }
 
-    fn send_line(&self, line: Vec<u8>, charge: Charge) {
+    fn send_line(&self, line: Vec<u8>, mut charge: Charge) {
         let filled = line.len();
+        charge.shrink_to(filled);
         let mut block = Block::from_charged(line, charge, &self.intake.memory);
         block.set_filled(filled);
         self.lane.send(block, None);

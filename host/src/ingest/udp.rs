@@ -1,7 +1,7 @@
 //! Lines in datagrams: one or more in each; the last one counts without a line feed.
 //!
 //! Nothing can push a sender of UDP back: what does not fit in the memory budget is shed and
-//! counted. So is what the kernel has to drop because nobody read in time, in datagrams, as it cannot be
+//! counted, when those who hold some of it and do not use it had [`ROOM_PATIENCE`] to let go. So is what the kernel has to drop because nobody read in time, in datagrams, as it cannot be
 //! told how many events were in them.
 //!
 //! Each socket has a thread of its own, which reads up to [`DATAGRAMS_A_READ`] datagrams with one system
@@ -24,6 +24,7 @@ use nix::{
     },
 };
 use streamgate_guest::count_events;
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::{
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     books::{Ingest, ShedReason},
-    memory::{Block, BlockSize},
+    memory::{Block, BlockSize, Share},
     shutdown::Shutdown,
 };
 
@@ -51,6 +52,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a socket that datagrams keep coming to is still read after shutdown has begun.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// How long room is waited for, and how long nobody waits again if none was found. The kernel keeps
+/// what comes meanwhile.
+const ROOM_PATIENCE: Duration = Duration::from_millis(300);
+const NO_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Most datagrams of one system call.
 const DATAGRAMS_A_READ: usize = 64;
@@ -77,7 +83,7 @@ pub fn prepare(socket: &UdpSocket) -> io::Result<()> {
     socket.set_read_timeout(Some(LOOK_INTERVAL))
 }
 
-/// Serves a socket until shutdown, and then until it is empty. Blocks.
+/// Serves a socket until shutdown, and then until it is empty. Blocks, on a thread of a runtime.
 pub fn serve(socket: &UdpSocket, intake: &Arc<Intake>, shutdown: &Shutdown) {
     let room = intake.limits.max_datagram_bytes;
     let datagrams = (READ_BYTES / room).clamp(1, DATAGRAMS_A_READ);
@@ -90,6 +96,8 @@ pub fn serve(socket: &UdpSocket, intake: &Arc<Intake>, shutdown: &Shutdown) {
         dropped: 0,
         block: None,
         filled: 0,
+        runtime: Handle::current(),
+        impatient_until: None,
     };
     let mut drain_until = None;
     loop {
@@ -133,6 +141,9 @@ struct Receiver {
     /// Where datagrams are gathered, and up to where it is filled.
     block: Option<Block>,
     filled: usize,
+    runtime: Handle,
+    /// Until when room is not waited for.
+    impatient_until: Option<Instant>,
 }
 
 impl Receiver {
@@ -220,7 +231,7 @@ impl Receiver {
         }
         if self.block.is_none() {
             let size = BlockSize::fitting(needed).expect("a datagram is smaller than a block");
-            self.block = self.intake.memory.try_acquire(size.max(BlockSize::MEDIUM));
+            self.block = self.room(size.max(BlockSize::MEDIUM));
             self.filled = 0;
         }
         let Some(block) = &mut self.block else {
@@ -250,6 +261,21 @@ impl Receiver {
         self.filled = start + long.end;
         block.note_cut(long.cut);
         self.lane.note_truncated(cut + long.truncated);
+    }
+
+    /// Takes a block; waits for one now and then.
+    fn room(&mut self, size: BlockSize) -> Option<Block> {
+        let memory = &self.intake.memory;
+        let block = memory.try_acquire(size);
+        let now = Instant::now();
+        if block.is_some() || self.impatient_until.is_some_and(|until| now < until) {
+            return block;
+        }
+        let block = self
+            .runtime
+            .block_on(memory.acquire_within(Share::All, size, ROOM_PATIENCE));
+        self.impatient_until = block.is_none().then(|| Instant::now() + NO_PATIENCE);
+        block
     }
 
     fn flush(&mut self) {
