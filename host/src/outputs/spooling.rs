@@ -151,11 +151,16 @@ impl Spooling {
         if timeout(CLOSE_LIMIT, threads_end).await.is_err() {
             error!(output = %self.entry.name.id, "the disk of the spool does not answer");
         }
-        let spool = self.spool.lock().take();
-        spool.map_or(0, |spool| spool.stats().events)
+        let Some(spool) = self.spool.lock().take() else {
+            return 0;
+        };
+        let events = spool.stats().events;
+        // Closing it deletes files.
+        self.runtime.spawn_blocking(move || drop(spool));
+        events
     }
 
-    /// Says that the events are sent, or given up and counted.
+    /// Says that the events are sent, or given up and counted; blocks on the disk.
     pub(super) fn done(&self, spooled: Spooled) {
         match Self::keeps(&spooled) {
             true => self.advanced(&spooled, spooled.group.bytes()),
@@ -163,7 +168,7 @@ impl Spooling {
         }
     }
 
-    /// Says that the first `bytes` of events are sent, or given up and counted: only what is behind them
+    /// Says that the first `bytes` of events are sent, or given up and counted; blocks on the disk. Only what is behind them
     /// is sent again if the process is killed now.
     pub(super) fn advanced(&self, spooled: &Spooled, bytes: usize) {
         let from = spooled.acknowledged.load(Ordering::Relaxed);
@@ -173,7 +178,9 @@ impl Spooling {
             return;
         }
         spooled.acknowledged.store(from + done, Ordering::Relaxed);
-        if let Some(spool) = &*self.spool.lock() {
+        // Not with the lock, for which those wait that ask how it is.
+        let spool = self.spool.lock().clone();
+        if let Some(spool) = spool {
             spool.acknowledge(behind[..done].iter().map(|(position, _)| *position));
         }
     }
@@ -188,7 +195,7 @@ impl Spooling {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// Returns what is in the spool, once it is open.
+    /// Returns what is in the spool, once it is open. Never waits for the disk.
     pub(super) fn stats(&self) -> Option<Stats> {
         self.spool.lock().as_ref().map(|spool| spool.stats())
     }
