@@ -24,7 +24,7 @@
 use std::{
     fmt, io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,7 +46,8 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{json, value::RawValue};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf},
-    task::spawn_blocking,
+    sync::Semaphore,
+    task::{spawn_blocking, yield_now},
     time::timeout,
 };
 use tokio_util::io::StreamReader;
@@ -75,8 +76,15 @@ const RETRY_AFTER_SECONDS: &str = "1";
 /// decoder has to support (RFC 8878, section 3.1.1.1.2).
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// JSON bodies above this are taken apart away from the threads that serve sockets, in bytes.
-const INLINE_JSON_BYTES: usize = 64 * 1024;
+/// Bodies of JSON or frames that have more bytes, unpacked, are taken apart away from the threads that
+/// serve sockets: an array of small numbers of this size costs about half a millisecond.
+const INLINE_JSON_BYTES: usize = 16 * 1024;
+
+/// Most bodies that are taken apart there at a time: the processors' number. Others wait.
+static TAKING_APART: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    Semaphore::new(processors.map_or(1, usize::from))
+});
 
 /// Returns the routes of the HTTP ingest.
 pub fn router(intake: Arc<Intake>) -> Router {
@@ -272,16 +280,23 @@ async fn read_events(
     if matches!(essence, "application/json" | "application/logplex-1") || essence.ends_with("+json")
     {
         let (text, charge) = read_whole(intake, body).await?;
+        let length = text.len();
         let intake = Arc::clone(intake);
         let take_apart = move || {
             let events = take(&intake, &text);
             drop(charge);
             events
         };
-        if announced.is_some_and(|length| length <= INLINE_JSON_BYTES) {
+        if length <= INLINE_JSON_BYTES {
             return take_apart();
         }
-        spawn_blocking(take_apart)
+        let permit = TAKING_APART.acquire().await;
+        let permit = permit.expect("it is never closed");
+        let taken_apart = spawn_blocking(move || {
+            let _permit = permit;
+            take_apart()
+        });
+        taken_apart
             .await
             .unwrap_or_else(|error| Err(Refusal::Undecodable(error.to_string())))
     } else {
@@ -479,6 +494,8 @@ async fn read_lines(
         block = intake.memory.try_acquire(size).ok_or(Refusal::NoMemory)?;
         block.buffer_mut()[..rest.len()].copy_from_slice(&rest);
         (carried, filled) = (rest.len(), rest.len());
+        // Unpacking a body that has come never waits for anything.
+        yield_now().await;
     }
 }
 
@@ -518,6 +535,8 @@ async fn read_whole(
                 false => Ok((text, charges)),
             };
         }
+        // Unpacking a body that has come never waits for anything.
+        yield_now().await;
     }
 }
 
