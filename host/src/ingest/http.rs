@@ -80,6 +80,9 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 /// serve sockets: an array of small numbers of this size costs about half a millisecond.
 const INLINE_JSON_BYTES: usize = 16 * 1024;
 
+/// So many bytes of a body are moved on a thread that serves sockets.
+const INLINE_MOVE_BYTES: usize = 512 * 1024;
+
 /// Most bodies that are taken apart there at a time: the processors' number. Others wait.
 static TAKING_APART: LazyLock<Semaphore> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism();
@@ -518,6 +521,8 @@ async fn read_whole(
     mut body: Reader,
 ) -> Result<(Vec<u8>, Vec<Charge>), Refusal> {
     const STEP: usize = 256 * 1024;
+    // `read_to_end` wants so much room beyond what it reads.
+    const PROBE: usize = 64;
     let limit = intake.limits.max_body_bytes;
     let mut text = Vec::new();
     let mut charges = Vec::new();
@@ -527,6 +532,15 @@ async fn read_whole(
             return Err(Refusal::TooLarge(limit));
         }
         charges.push(intake.memory.try_charge(STEP).ok_or(Refusal::NoMemory)?);
+        // To make room moves what has come, which takes long if that is much.
+        if filled > INLINE_MOVE_BYTES && text.capacity() - filled < STEP + PROBE {
+            let grow = move || {
+                text.reserve(filled.max(STEP + PROBE));
+                text
+            };
+            let grown = spawn_blocking(grow).await;
+            text = grown.map_err(|error| Refusal::Undecodable(error.to_string()))?;
+        }
         let mut step = (&mut body).take(STEP as u64);
         let read = step.read_to_end(&mut text).await;
         if read.map_err(|error| Refusal::Undecodable(describe(&error)))? < STEP {
