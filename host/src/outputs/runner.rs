@@ -13,7 +13,7 @@ use std::{
     ops::Deref,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -259,17 +259,15 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
             }))
         }
         Target::Http(settings) => {
-            let policy = launcher.policy.clone();
+            // Made before the lanes are, which then begin at once.
+            let client = HttpRequests::client(&settings, &launcher.policy);
             let shared = Arc::new(settings);
-            let client = OnceLock::new();
-            Open::InTask(Arc::new(move || {
-                match client.get_or_init(|| HttpRequests::client(&shared, &policy)) {
-                    Ok(client) => {
-                        let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
-                        Sender::Http(Box::new(requests))
-                    }
-                    Err(error) => Sender::Broken(error.clone()),
+            Open::InTask(Arc::new(move || match &client {
+                Ok(client) => {
+                    let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
+                    Sender::Http(Box::new(requests))
                 }
+                Err(error) => Sender::Broken(error.clone()),
             }))
         }
     }
@@ -599,7 +597,7 @@ impl Desk {
     fn done(&self, taken: Taken) {
         match (taken, &self.spooling) {
             (Taken::Queued(group), _) => self.entry.queue.done(group),
-            (Taken::Spooled(spooled), Some(spooling)) => block_in_place(|| spooling.done(spooled)),
+            (Taken::Spooled(spooled), Some(spooling)) => spooling.done(spooled),
             (Taken::Spooled(_), None) => {}
         }
     }
@@ -625,7 +623,7 @@ impl Desk {
     /// Says that the first `bytes` of a group are sent, or given up and counted.
     fn advanced(&self, taken: &Taken, bytes: usize) {
         if let (Taken::Spooled(spooled), Some(spooling)) = (taken, &self.spooling) {
-            block_in_place(|| spooling.advanced(spooled, bytes));
+            spooling.advanced(spooled, bytes);
         }
     }
 

@@ -33,6 +33,7 @@ use streamgate_spool::{Append, Appended, Holder, OpenError, Record, Settings, Sp
 use tokio::{
     runtime::Handle,
     sync::{Mutex as AsyncMutex, mpsc},
+    task::block_in_place,
     time::timeout,
 };
 use tracing::{error, info, warn};
@@ -156,11 +157,14 @@ impl Spooling {
         };
         let events = spool.stats().events;
         // Closing it deletes files.
-        self.runtime.spawn_blocking(move || drop(spool));
+        let closed = self.runtime.spawn_blocking(move || drop(spool));
+        if timeout(CLOSE_LIMIT, closed).await.is_err() {
+            error!(output = %self.entry.name.id, "the disk of the spool does not answer");
+        }
         events
     }
 
-    /// Says that the events are sent, or given up and counted; blocks on the disk.
+    /// Says that the events are sent, or given up and counted.
     pub(super) fn done(&self, spooled: Spooled) {
         match Self::keeps(&spooled) {
             true => self.advanced(&spooled, spooled.group.bytes()),
@@ -168,7 +172,7 @@ impl Spooling {
         }
     }
 
-    /// Says that the first `bytes` of events are sent, or given up and counted; blocks on the disk. Only what is behind them
+    /// Says that the first `bytes` of events are sent, or given up and counted: only what is behind them
     /// is sent again if the process is killed now.
     pub(super) fn advanced(&self, spooled: &Spooled, bytes: usize) {
         let from = spooled.acknowledged.load(Ordering::Relaxed);
@@ -181,7 +185,9 @@ impl Spooling {
         // Not with the lock, for which those wait that ask how it is.
         let spool = self.spool.lock().clone();
         if let Some(spool) = spool {
-            spool.acknowledge(behind[..done].iter().map(|(position, _)| *position));
+            let positions = behind[..done].iter().map(|(position, _)| *position);
+            // It writes how far it is, and deletes files.
+            block_in_place(|| spool.acknowledge(positions));
         }
     }
 
