@@ -51,6 +51,10 @@ impl Watchdog {
     }
 
     #[track_caller]
+    #[expect(
+        clippy::print_stdout,
+        reason = "the measured gap is a result of the test"
+    )]
     fn expect_no_gap(self, during: &str) {
         self.ended.store(true, Ordering::SeqCst);
         let longest = self.prober.join().expect("the prober");

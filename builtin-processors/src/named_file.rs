@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn file_that_hangs_holds_up_its_own_readers_only() {
-        let (answer, hangs) = mpsc::channel::<()>();
+        let (answer, hangs) = mpsc::sync_channel::<()>(0);
         let (path, limit) = (fresh("hangs"), Duration::from_millis(50));
         let first = within(limit, &path, move || {
             let _ = hangs.recv();
