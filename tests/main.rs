@@ -30,6 +30,7 @@ mod random_modules;
 mod receivable;
 mod redaction;
 mod reload;
+mod responsiveness;
 mod restart;
 mod rules;
 mod shutdown;

@@ -244,7 +244,7 @@ fn spool_and_dead_letters_of_version_0_1_are_drained() {
     copy_folder(&version_0_1(), store.path());
     let gate = Setup::new().store(store.path()).start();
     eventually("it is read", || status(&gate)["spool"]["events"] == 20);
-    assert_eq!(status(&gate)["dead_letters"], 3);
+    eventually("they are counted", || status(&gate)["dead_letters"] == 3);
     let receiver = HttpReceiver::start();
     gate.run(&json!([]), &[output(&receiver, "8MiB")]);
     let event = |number| format!("event number {number}\n").into_bytes();

@@ -19,6 +19,7 @@ pub use scan::find_line_ends;
 pub use throttle::Throttle;
 
 pub mod detectors;
+pub mod named_file;
 
 mod attribute_filter;
 mod clock;

@@ -54,6 +54,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most modules that are on their way at a time, in or out. Each holds 32 MiB at most.
 const MAX_TRANSFERS: usize = 2;
 
+/// Most requests at a time that compile rules or read the files that they name; others wait.
+const MAX_CHECKS: usize = 4;
+
 /// How often an edit is tried when others keep changing the draft.
 const MAX_EDIT_ATTEMPTS: usize = 8;
 
@@ -71,8 +74,13 @@ struct Shared {
     fleet: Option<Fleet>,
     /// One for each module that is on its way, in or out, so that their bytes are bounded.
     transfers: Arc<Semaphore>,
-    /// Held during an edit, so that edits come one after the other. Readers do not wait for it.
+    /// Held while the store is changed, so that edits come one after the other. Readers do not wait for
+    /// it. Nobody who holds it opens a file that a user names, or compiles anything.
     editing: Arc<Mutex<()>>,
+    /// Held from before a revision is built until it is live; edits go on meanwhile.
+    publishing: Arc<Mutex<()>>,
+    /// One for each request that compiles rules or reads the files that they name.
+    checks: Arc<Semaphore>,
 }
 
 impl ControlState {
@@ -85,6 +93,8 @@ impl ControlState {
                 fleet,
                 transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
                 editing: Arc::default(),
+                publishing: Arc::default(),
+                checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             }),
         }
     }
@@ -99,8 +109,8 @@ impl ControlState {
     }
 
     /// Changes the draft: `change` gets a copy and may refuse; what it leaves is stored, and only
-    /// then seen. `change` may compile rules, it does not run on the async runtime. It runs again if
-    /// somebody at another gate changed the draft meanwhile.
+    /// then seen. What `change` puts there was checked before ([`Self::check`]). It does not run on the
+    /// async runtime, and runs again if somebody at another gate changed the draft meanwhile.
     async fn edit<T: Send + 'static>(
         &self,
         change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,
@@ -117,20 +127,50 @@ impl ControlState {
         .await
     }
 
+    /// Runs `work`, which compiles rules or opens files that a user names and changes nothing, on a
+    /// thread where it may block. Edits do not wait for it.
+    async fn check<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = Arc::clone(&self.shared.checks).acquire_owned().await;
+        let permit = permit.expect("it is never closed");
+        self.blocking(move |shared| {
+            let _permit = permit;
+            work(shared)
+        })
+        .await
+    }
+
     /// Runs `work` with no other edit beside it, on a thread where it may block.
     async fn exclusively<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let turn = Arc::clone(&self.shared.editing).lock_owned().await;
-        let shared = Arc::clone(&self.shared);
+        self.in_turn(&self.shared.editing, work).await
+    }
+
+    /// Runs `work` with no other publish beside it, on a thread where it may block.
+    async fn publishing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.in_turn(&self.shared.publishing, work).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        turns: &Arc<Mutex<()>>,
+        work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = Arc::clone(turns).lock_owned().await;
         // From here on it runs to its end even if the client goes away and this future is dropped:
         // what was stored is also applied. So the turn goes along.
-        let work = move || {
+        self.blocking(move |shared| {
             let _turn = turn;
-            work(&shared)
-        };
-        finish(task::spawn_blocking(work).await)
+            work(shared)
+        })
+        .await
     }
 
     /// Runs `work`, which changes nothing, on a thread where it may block.

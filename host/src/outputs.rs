@@ -119,7 +119,8 @@ pub struct OutputStatus {
     /// Its spool, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolStatus>,
-    /// Events in its dead letters, if it keeps them.
+    /// Events in its dead letters, if it keeps them; left out until those are counted that an earlier
+    /// process left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<u64>,
 }
@@ -231,7 +232,7 @@ impl OutputHandle {
         let (queued_bytes, queue_limit_bytes) = self.entry.queue.fill();
         let spool = self.spool_status();
         let dead_letters = self.entry.dead_letters.as_ref();
-        let dead_letters = dead_letters.map(|letters| letters.count());
+        let dead_letters = dead_letters.and_then(|letters| letters.count());
         self.book_lost_letters();
         let of_spool = || spool.as_ref().and_then(|spool| spool.error.clone());
         let state = match () {

@@ -31,6 +31,7 @@ use std::{
     fs::{self, File},
     io::{self, IoSlice, Read as _, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ mod given_up;
 mod lock;
 mod record;
 mod segment;
+mod shown;
 
 pub use lock::{FolderLock, Holder, LockError};
 pub use record::MAX_PAYLOAD_BYTES;
@@ -50,6 +52,7 @@ use checkpoint::{Checkpoint, Mark};
 use given_up::GivenUp;
 use record::{HEADER_BYTES, Header};
 use segment::{Scanner, Segment};
+use shown::ShownIndex;
 
 /// The least `max_bytes`.
 pub const MIN_BYTES: u64 = 1024 * 1024;
@@ -216,12 +219,14 @@ pub enum OpenError {
     },
 }
 
-/// A queue of records on disk. All methods may block on the disk.
+/// A queue of records on disk. All methods may block on the disk, but for [`Spool::stats`].
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
     settings: Settings,
-    index: Mutex<Index>,
+    /// The limit of the settings, which may be changed.
+    max_bytes: AtomicU64,
+    index: ShownIndex,
     /// Signalled when records were appended or room was made, or at the end.
     changed: Condvar,
     writer: Mutex<Writer>,
@@ -259,6 +264,8 @@ struct Index {
     damage: Vec<Damage>,
     /// Records that were read and are not acknowledged, by their positions.
     in_hand: BTreeMap<u64, InHand>,
+    /// The events in them.
+    in_hand_events: u64,
     closed: bool,
     damaged_bytes: u64,
     lost_events: u64,
@@ -309,11 +316,9 @@ impl Spool {
         let synced = index.end - 1;
         let spool = Self {
             folder: folder.to_owned(),
-            settings: Settings {
-                max_bytes: settings.max_bytes.max(MIN_BYTES),
-                ..settings
-            },
-            index: Mutex::new(index),
+            settings,
+            max_bytes: AtomicU64::new(settings.max_bytes.max(MIN_BYTES)),
+            index: ShownIndex::new(index),
             changed: Condvar::new(),
             writer: Mutex::new(Writer {
                 file: None,
@@ -394,7 +399,7 @@ impl Spool {
         dropped: &mut Dropped,
     ) -> io::Result<Appended> {
         let record_bytes = (HEADER_BYTES + length) as u64;
-        if record_bytes + OVERHEAD_BYTES > self.settings.max_bytes {
+        if record_bytes + OVERHEAD_BYTES > self.max_bytes() {
             return Ok(Appended::Refused);
         }
         let mut writer = self.writer.lock();
@@ -540,7 +545,7 @@ impl Spool {
     pub fn wait(&self, limit: Duration) {
         let mut index = self.index.lock();
         if !index.closed {
-            self.changed.wait_for(&mut index, limit);
+            self.changed.wait_for(&mut index.inner, limit);
         }
     }
 
@@ -563,7 +568,14 @@ impl Spool {
             let mut index = self.index.lock();
             // What is there and could not be read is tried again by the next call.
             let fails = index.segment_to_read().is_some();
-            if index.closed || self.changed.wait_until(&mut index, deadline).timed_out() || fails {
+            let closed = index.closed;
+            if closed
+                || self
+                    .changed
+                    .wait_until(&mut index.inner, deadline)
+                    .timed_out()
+                || fails
+            {
                 return Read {
                     record: None,
                     lost_events,
@@ -577,7 +589,8 @@ impl Spool {
     pub fn acknowledge(&self, positions: impl IntoIterator<Item = u64>) {
         let mut index = self.index.lock();
         for position in positions {
-            if index.in_hand.remove(&position).is_some() {
+            if let Some(held) = index.in_hand.remove(&position) {
+                index.in_hand_events -= u64::from(held.events);
                 index.acknowledged_too.insert(position);
             }
         }
@@ -593,6 +606,7 @@ impl Spool {
         let mut index = self.index.lock();
         *reader = None;
         index.reading = 0;
+        index.in_hand_events = 0;
         for (position, held) in std::mem::take(&mut index.in_hand) {
             if position < index.next_read {
                 (index.next_read, index.next_number) = (position, held.number);
@@ -610,16 +624,19 @@ impl Spool {
         self.index.lock().end
     }
 
-    /// Says what is in it.
+    /// Says what is in it, as of the last change that is complete. Never waits for the disk.
     pub fn stats(&self) -> Stats {
-        let index = self.index.lock();
-        Stats {
-            events: index.events(),
-            disk_bytes: index.disk_bytes(),
-            damaged_bytes: index.damaged_bytes,
-            lost_events: index.lost_events,
-            error: index.error.clone(),
-        }
+        self.index.stats()
+    }
+
+    /// Changes the most bytes of the files. What is beyond it gives way at the next append.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes
+            .store(max_bytes.max(MIN_BYTES), Ordering::Relaxed);
+    }
+
+    fn max_bytes(&self) -> u64 {
+        self.max_bytes.load(Ordering::Relaxed)
     }
 
     /// Wakes everybody who waits; reading no longer does.
@@ -643,7 +660,7 @@ impl Spool {
         let mut index = self.index.lock();
         index.delete_acknowledged();
         let after = index.disk_bytes() + record_bytes;
-        let over = after.saturating_sub(self.settings.max_bytes);
+        let over = after.saturating_sub(self.max_bytes());
         if over == 0 {
             return Ok(true);
         }
@@ -682,7 +699,7 @@ impl Spool {
     }
 
     fn segment_bytes(&self) -> u64 {
-        (self.settings.max_bytes / SEGMENTS).min(MAX_SEGMENT_BYTES)
+        (self.max_bytes() / SEGMENTS).min(MAX_SEGMENT_BYTES)
     }
 
     /// Closes the last segment, with all that is in it on the disk if that is wanted.
@@ -831,14 +848,15 @@ impl Spool {
                     if known {
                         continue;
                     }
-                    index.in_hand.insert(
-                        header.position,
-                        InHand {
-                            events,
-                            number: header.number,
-                            segment: segment.first,
-                        },
-                    );
+                    let held = InHand {
+                        events,
+                        number: header.number,
+                        segment: segment.first,
+                    };
+                    if let Some(before) = index.in_hand.insert(header.position, held) {
+                        index.in_hand_events -= u64::from(before.events);
+                    }
+                    index.in_hand_events += u64::from(events);
                     return Some(Record {
                         position: header.position,
                         events,
@@ -906,6 +924,7 @@ impl Index {
             given_up: GivenUp::read(folder),
             damage: Vec::new(),
             in_hand: BTreeMap::new(),
+            in_hand_events: 0,
             closed: false,
             damaged_bytes: 0,
             lost_events: 0,
@@ -1029,6 +1048,16 @@ impl Index {
         Some(between.saturating_sub(given_up)).filter(|lost| *lost > 0)
     }
 
+    fn stats(&self) -> Stats {
+        Stats {
+            events: self.events(),
+            disk_bytes: self.disk_bytes(),
+            damaged_bytes: self.damaged_bytes,
+            lost_events: self.lost_events,
+            error: self.error.clone(),
+        }
+    }
+
     fn disk_bytes(&self) -> u64 {
         let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         bytes + OVERHEAD_BYTES
@@ -1037,12 +1066,7 @@ impl Index {
     fn events(&self) -> u64 {
         let unread = self.segments.iter().map(|segment| segment.unread);
         let unread = unread.fold(0_u64, u64::saturating_add);
-        let in_hand: u64 = self
-            .in_hand
-            .values()
-            .map(|held| u64::from(held.events))
-            .sum();
-        unread.saturating_add(in_hand)
+        unread.saturating_add(self.in_hand_events)
     }
 
     fn segment_to_read(&self) -> Option<&Segment> {

@@ -1,8 +1,9 @@
 //! Reads the key of a keyed hash from where a rule says it is.
 
-use std::io::Read;
+use std::path::Path;
 
 use super::action::{MAX_KEY_BYTES, MIN_KEY_BYTES};
+use crate::named_file;
 
 /// Reads `env:NAME` or `file:PATH`. Blanks and line ends around the key are no part of it.
 ///
@@ -21,13 +22,9 @@ pub(super) fn read(reference: &str) -> Result<Vec<u8>, String> {
             }
         }
         Some(("file", path)) if !path.is_empty() => {
-            let mut key = Vec::new();
-            // One byte more than may be, to tell.
-            let most = MAX_KEY_BYTES as u64 + 3;
-            std::fs::File::open(path)
-                .and_then(|file| file.take(most).read_to_end(&mut key))
-                .map_err(|error| format!("cannot read `{path}`: {error}"))?;
-            key
+            // Blanks around the key may take some; what is longer is refused below.
+            named_file::read(Path::new(path), MAX_KEY_BYTES + 2)
+                .map_err(|error| error.to_string())?
         }
         // What stands there may be the key, and is not repeated.
         _ => return Err(format!("`key` is no reference; {expected}")),

@@ -77,13 +77,16 @@ pub(super) async fn add(
     State(state): State<ControlState>,
     body::Json(output): body::Json<Output>,
 ) -> Result<Json<OutputSaved>, Problem> {
-    let policy = state.gate().output_policy().clone();
+    let checked = state.check(move |shared| {
+        check(
+            &named(&output, &shared.store.draft()?),
+            shared.gate.output_policy(),
+        )?;
+        Ok(output)
+    });
+    let output = checked.await?;
     let added = state.edit(move |draft, _| {
-        let mut output = output.clone();
-        if output.id.is_empty() {
-            output.id = free_output_id(&draft.outputs, &output.kind);
-        }
-        check(&output, &policy)?;
+        let output = named(&output, draft);
         if position(draft, &output.id).is_some() {
             return Err(Problem::duplicate("output", &output.id));
         }
@@ -162,9 +165,12 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<OutputSaved>, Problem> {
     let output: Output = body::parse_with_id(&body::read(request).await?, &id)?;
-    let policy = state.gate().output_policy().clone();
+    let checked = state.check(move |shared| {
+        check(&output, shared.gate.output_policy())?;
+        Ok(output)
+    });
+    let output = checked.await?;
     let saved = state.edit(move |draft, _| {
-        check(&output, &policy)?;
         let status = match position(draft, &output.id) {
             Some(at) => {
                 draft.outputs[at] = output.clone();
@@ -271,6 +277,15 @@ pub(super) async fn redrive(
     });
     let redriven = redriven.await?;
     Ok(Json(Redriven { redriven }))
+}
+
+/// Returns the output with an id that the draft does not have, if it has none.
+fn named(output: &Output, draft: &Pipeline) -> Output {
+    let mut output = output.clone();
+    if output.id.is_empty() {
+        output.id = free_output_id(&draft.outputs, &output.kind);
+    }
+    output
 }
 
 fn check(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {

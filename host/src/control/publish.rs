@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     config::units,
-    config_store::RevisionSummary,
+    config_store::{ConfigStore, RevisionSummary},
     fleet::Node,
-    gate::{check_output, check_rule},
+    gate::{Change, check_output, check_rule},
     manifest::{FORMAT_VERSION, Invalid, Manifest, Pipeline, check_pipeline, name_outputs},
 };
 
@@ -167,17 +167,22 @@ pub(super) async fn replace_draft(
     let bytes = body::read_up_to(request, MAX_DRAFT_BYTES).await?;
     let mut pipeline: Pipeline = body::parse(&bytes)?;
     name_outputs(&mut pipeline.outputs);
-    let policy = state.gate().output_policy().clone();
-    let replaced = state.edit(move |draft, store| {
+    let checked = state.check(move |shared| {
+        let (store, policy) = (&shared.store, shared.gate.output_policy());
         check_pipeline(&pipeline)?;
         for (at, rule) in pipeline.processors.iter().enumerate() {
             let checked = check_rule(rule).and_then(|()| pins::check(rule, store));
             checked.map_err(|fault| fault.under(&format!("/processors/{at}")))?;
         }
         for (at, output) in pipeline.outputs.iter().enumerate() {
-            check_output(output, &policy)
-                .map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
+            check_output(output, policy).map_err(|fault| fault.under(&format!("/outputs/{at}")))?;
         }
+        Ok(pipeline)
+    });
+    let pipeline = checked.await?;
+    let replaced = state.edit(move |draft, store| {
+        // A module may have been removed since.
+        check_modules(&pipeline, store)?;
         let is_other = *draft != pipeline;
         draft.clone_from(&pipeline);
         Ok(DraftReplaced {
@@ -207,7 +212,7 @@ pub(super) async fn validate(
 ) -> Result<Json<Valid>, Problem> {
     // Nothing in it is asked for; it is read so that a client which sends one gets its answer.
     body::read(request).await?;
-    let valid = state.blocking(|shared| {
+    let valid = state.check(|shared| {
         let manifest = next_manifest(shared, &shared.store.draft()?)?;
         check_outputs(shared, &manifest)?;
         shared
@@ -262,7 +267,7 @@ pub(super) async fn publish(
 ) -> Result<Json<Published>, Problem> {
     let wait = wait_of(query)?;
     body::read(request).await?;
-    let published = state.exclusively(publish_draft).await?;
+    let published = state.publishing(publish_draft).await?;
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
@@ -368,24 +373,26 @@ pub(super) async fn rollback(
         return Err(Problem::unknown("revision", "unknown_revision", &revision));
     };
     let published = state
-        .exclusively(move |shared| roll_back(shared, to))
+        .publishing(move |shared| roll_back(shared, to))
         .await?;
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
 /// Publishes the draft. Only one at a time.
 fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
+    let change = shared.gate.begin_change();
     let manifest = next_manifest(shared, &shared.store.draft()?)?;
-    publish_manifest(shared, manifest)
+    publish_manifest(shared, &change, manifest)
 }
 
 /// Publishes what was published before, and makes it the draft.
 fn roll_back(shared: &Shared, to: u64) -> Result<Published, Problem> {
     let unknown = || Problem::unknown("revision", "unknown_revision", &to.to_string());
     let found = shared.store.revision(to)?.ok_or_else(unknown)?;
+    let change = shared.gate.begin_change();
     let mut manifest = next_manifest(shared, found.pipeline())?;
     manifest.rolled_back_to = Some(to);
-    let published = publish_manifest(shared, manifest)?;
+    let published = publish_manifest(shared, &change, manifest)?;
     Ok(Published {
         status: "rolled_back",
         ..published
@@ -401,16 +408,32 @@ fn check_outputs(shared: &Shared, manifest: &Manifest) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Builds, stores and applies a manifest.
-fn publish_manifest(shared: &Shared, manifest: Manifest) -> Result<Published, Problem> {
+/// Checks that the store has the modules of all rules.
+fn check_modules(pipeline: &Pipeline, store: &ConfigStore) -> Result<(), Invalid> {
+    for (at, rule) in pipeline.processors.iter().enumerate() {
+        pins::check(rule, store).map_err(|fault| fault.under(&format!("/processors/{at}")))?;
+    }
+    Ok(())
+}
+
+/// Builds, stores and applies a manifest. Edits go on while it is built.
+fn publish_manifest(
+    shared: &Shared,
+    change: &Change<'_>,
+    manifest: Manifest,
+) -> Result<Published, Problem> {
     if !shared.gate.is_ready() {
         return Err(Problem::shutting_down());
     }
     check_outputs(shared, &manifest)?;
     let modules = |digest| shared.store.module_bytes(digest);
-    let change = shared.gate.begin_change();
     let prepared = change.prepare(&manifest, &modules)?;
-    let subscribers_notified = shared.store.publish(&manifest)?;
+    let subscribers_notified = {
+        let _editing = shared.editing.blocking_lock();
+        // A module may have been removed while it was built.
+        check_modules(manifest.pipeline(), &shared.store)?;
+        shared.store.publish(&manifest)?
+    };
     let took = change.apply(prepared);
     if let Some(fleet) = &shared.fleet {
         fleet.applied(manifest.revision, took);

@@ -17,7 +17,6 @@ use super::{
     pins,
 };
 use crate::{
-    config_store::ConfigStore,
     gate::check_rule,
     manifest::{Invalid, MAX_RULES, Pipeline, Rule, check_id, check_pipeline},
 };
@@ -83,8 +82,9 @@ pub(super) async fn add(
     State(state): State<ControlState>,
     body::Json(rule): body::Json<Rule>,
 ) -> Result<Json<RuleSaved>, Problem> {
+    let rule = checked(&state, rule).await?;
     let added = state.edit(move |draft, store| {
-        check(&rule, store)?;
+        pins::check(&rule, store)?;
         if position(draft, &rule.id).is_some() {
             return Err(Problem::duplicate("rule", &rule.id));
         }
@@ -117,11 +117,23 @@ pub(super) async fn replace_all(
     State(state): State<ControlState>,
     body::Json(rules): body::Json<Vec<Rule>>,
 ) -> Result<Json<RulesReplaced>, Problem> {
+    let checked = state.check(move |shared| {
+        let mut draft = shared.store.draft()?;
+        draft.processors = rules;
+        check_pipeline(&draft).map_err(from_the_list)?;
+        for (at, rule) in draft.processors.iter().enumerate() {
+            let checked = check(rule).and_then(|()| pins::check(rule, &shared.store));
+            checked.map_err(|fault| fault.under(&format!("/{at}")))?;
+        }
+        Ok(draft.processors)
+    });
+    let rules = checked.await?;
     let replaced = state.edit(move |draft, store| {
         draft.processors.clone_from(&rules);
         check_pipeline(draft).map_err(from_the_list)?;
         for (at, rule) in draft.processors.iter().enumerate() {
-            check(rule, store).map_err(|fault| fault.under(&format!("/{at}")))?;
+            // A module may have been removed since.
+            pins::check(rule, store).map_err(|fault| fault.under(&format!("/{at}")))?;
         }
         Ok(draft.processors.len())
     });
@@ -178,8 +190,9 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Json<RuleSaved>, Problem> {
     let rule: Rule = body::parse_with_id(&body::read(request).await?, &id)?;
+    let rule = checked(&state, rule).await?;
     let saved = state.edit(move |draft, store| {
-        check(&rule, store)?;
+        pins::check(&rule, store)?;
         let status = match position(draft, &rule.id) {
             Some(at) => {
                 draft.processors[at] = rule.clone();
@@ -232,10 +245,18 @@ impl Deleted {
     }
 }
 
-fn check(rule: &Rule, store: &ConfigStore) -> Result<(), Invalid> {
+/// Returns the rule if it can be built; that its module is there is to be checked with the edit.
+async fn checked(state: &ControlState, rule: Rule) -> Result<Rule, Problem> {
+    let checked = state.check(move |_| {
+        check(&rule)?;
+        Ok(rule)
+    });
+    checked.await
+}
+
+fn check(rule: &Rule) -> Result<(), Invalid> {
     check_id(&rule.id)?;
-    check_rule(rule)?;
-    pins::check(rule, store)
+    check_rule(rule)
 }
 
 fn push(draft: &mut Pipeline, rule: Rule) -> Result<(), Problem> {

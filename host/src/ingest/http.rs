@@ -30,7 +30,7 @@ use std::{
     borrow::Cow,
     fmt, io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -53,7 +53,8 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{json, value::RawValue};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf},
-    task::spawn_blocking,
+    sync::Semaphore,
+    task::{spawn_blocking, yield_now},
     time::timeout,
 };
 use tokio_util::io::StreamReader;
@@ -98,8 +99,21 @@ const FIRST_STEP_BYTES: usize = 16 * 1024;
 /// A string of JSON above this is charged while its escapes are undone, in bytes.
 const UNCHARGED_TEXT_BYTES: usize = 16 * 1024;
 
-/// JSON bodies above this are taken apart away from the threads that serve sockets, in bytes.
-const INLINE_JSON_BYTES: usize = 64 * 1024;
+/// Bodies of JSON or frames that have more bytes, unpacked, are taken apart away from the threads that
+/// serve sockets: an array of small numbers of this size costs about half a millisecond.
+const INLINE_JSON_BYTES: usize = 16 * 1024;
+
+/// So many bytes of a body are moved on a thread that serves sockets.
+const INLINE_MOVE_BYTES: usize = 512 * 1024;
+
+/// Most bodies that are taken apart there at a time: the processors' number. Others wait.
+static TAKING_APART: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    Semaphore::new(processors.map_or(1, usize::from))
+});
+
+/// So many bytes of a body are unpacked before other work of the thread has its turn.
+const BYTES_A_TURN: usize = 256 * 1024;
 
 /// Returns the routes of the HTTP ingest.
 pub fn router(intake: Arc<Intake>) -> Router {
@@ -329,15 +343,22 @@ async fn read_events(
             .bytes()
             .min(text.len().next_multiple_of(FIRST_STEP_BYTES));
         let writer = EventWriter::new(intake, charge(intake, text.len() + room).await?);
+        let length = text.len();
         let take_apart = move || {
             let events = take(writer, &text);
             drop((text, of_text));
             events
         };
-        if announced.is_some_and(|length| length <= INLINE_JSON_BYTES) {
+        if length <= INLINE_JSON_BYTES {
             return take_apart();
         }
-        spawn_blocking(take_apart)
+        let permit = TAKING_APART.acquire().await;
+        let permit = permit.expect("it is never closed");
+        let taken_apart = spawn_blocking(move || {
+            let _permit = permit;
+            take_apart()
+        });
+        taken_apart
             .await
             .unwrap_or_else(|error| Err(Refusal::Undecodable(error.to_string())))
     } else {
@@ -564,6 +585,10 @@ impl<'a> Reading<'a> {
             () = self.holder.evicted() => return Err(Refusal::Evicted),
         };
         let read = read.map_err(|error| Refusal::Undecodable(describe(&error)))?;
+        // Unpacking a body that has come never waits for anything.
+        if self.total / BYTES_A_TURN < (self.total + read) / BYTES_A_TURN {
+            yield_now().await;
+        }
         self.total += read;
         match self.total > self.intake.limits.max_body_bytes {
             true => Err(Refusal::TooLarge(self.intake.limits.max_body_bytes)),
@@ -641,9 +666,18 @@ impl<'a> Reading<'a> {
                     .min(most.max(text.len() + 1));
                 // Both are there while the one is copied to the other.
                 let larger = charge(self.intake, room).await?;
-                let mut grown = Vec::with_capacity(room);
-                grown.extend_from_slice(&text);
-                text = grown;
+                let is_short = text.len() <= INLINE_MOVE_BYTES;
+                let grow = move || {
+                    let mut grown = Vec::with_capacity(room);
+                    grown.extend_from_slice(&text);
+                    grown
+                };
+                text = match is_short {
+                    true => grow(),
+                    false => spawn_blocking(grow)
+                        .await
+                        .map_err(|error| Refusal::Undecodable(error.to_string()))?,
+                };
                 of_text = Some(larger);
             }
             let held = text.capacity();

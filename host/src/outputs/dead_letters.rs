@@ -14,17 +14,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use streamgate_spool::{
-    Appended, Dropped, Fsync, Holder, OpenError, Record, Settings, Spool, WhenFull,
-};
+use streamgate_spool::{Appended, Dropped, Fsync, Record, Settings, Spool, WhenFull};
 use tracing::warn;
 use utoipa::ToSchema;
 
@@ -33,8 +31,8 @@ use crate::ingest::framing::line_ending;
 /// Most bytes of letters that are taken out at once.
 const MAX_TAKEN_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long an output waits for the one that it replaces to let go of the letters.
-const HANDOVER_LIMIT: Duration = Duration::from_secs(2);
+/// How long it takes at least until a spool is tried again that could not be opened.
+const OPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest reason, in characters.
 const MAX_REASON_CHARS: usize = 300;
@@ -54,23 +52,45 @@ pub struct DeadLetter {
     pub event_bytes: Option<Vec<u8>>,
 }
 
-/// The dead letters of one output. Their spool is opened when it is needed: most outputs have none.
+/// The dead letters of one output id. All outputs of the process with that id share them, one after the
+/// other, so that none waits for another to let go of the folder.
+///
+/// Their spool is opened when it is needed, since most outputs have none. Everything but
+/// [`DeadLetters::count`], [`DeadLetters::take_lost`] and [`DeadLetters::set_max_bytes`] may block on the
+/// disk.
 #[derive(Debug)]
 pub(super) struct DeadLetters {
     folder: PathBuf,
-    max_bytes: u64,
-    spool: Mutex<Option<Arc<Spool>>>,
+    max_bytes: AtomicU64,
+    /// Held while the spool is opened.
+    spool: Mutex<State>,
+    /// The spool once it is open, for those who must not wait.
+    open: ArcSwapOption<Spool>,
+    /// Whether it is known how many there are.
+    counted: AtomicBool,
     /// The last letter that was kept and not yet forced to the disk.
     unsynced: Mutex<Option<u64>>,
     /// Held by whoever reads, since who puts letters back puts all back.
     reading: Mutex<()>,
+    /// Held while a letter is appended, and from the reading of letters until they are done with or put
+    /// back. A segment that is being read cannot give way: a letter that is kept meanwhile would find
+    /// no room in a full spool.
+    moving: Mutex<()>,
     /// Letters that were found to be damaged or missing, and are not booked yet.
     lost: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    opened: Option<Arc<Spool>>,
+    /// When opening failed last, and why.
+    failed: Option<(Instant, String)>,
+}
+
 /// Letters that were taken out; put back unless [`Taken::done`] is called.
-pub(super) struct Taken {
+pub(super) struct Taken<'a> {
     spool: Arc<Spool>,
+    _moving: MutexGuard<'a, ()>,
     positions: Vec<u64>,
     /// The events, each with a line feed.
     pub(super) lines: Vec<u8>,
@@ -80,54 +100,82 @@ pub(super) struct Taken {
 }
 
 impl DeadLetters {
-    /// Returns the most bytes that they take.
-    pub(super) fn max_bytes(&self) -> u64 {
-        self.max_bytes
-    }
-
     /// Says where they are, in the output's folder.
     pub(super) fn new(folder: &Path, max_bytes: u64) -> Self {
         Self {
             folder: folder.join("dead_letters"),
-            max_bytes,
+            max_bytes: AtomicU64::new(max_bytes),
             spool: Mutex::default(),
+            open: ArcSwapOption::empty(),
+            counted: AtomicBool::new(false),
             unsynced: Mutex::default(),
             reading: Mutex::default(),
+            moving: Mutex::default(),
             lost: AtomicU64::new(0),
         }
     }
 
-    /// Returns the spool, and opens it if that was not done yet.
+    /// Changes the most bytes that they take.
+    pub(super) fn set_max_bytes(&self, max_bytes: u64) {
+        self.max_bytes.store(max_bytes, Ordering::SeqCst);
+        if let Some(spool) = &*self.open.load() {
+            spool.set_max_bytes(max_bytes);
+        }
+    }
+
+    /// Returns the spool, and opens it if that was not done yet. After a failure it is tried again at
+    /// most every [`OPEN_INTERVAL`].
     fn opened(&self) -> Result<Arc<Spool>, String> {
-        let mut spool = self.spool.lock();
-        if let Some(spool) = &*spool {
+        if let Some(spool) = &*self.open.load() {
             return Ok(Arc::clone(spool));
         }
+        let mut state = self.spool.lock();
+        if let Some(spool) = &state.opened {
+            return Ok(Arc::clone(spool));
+        }
+        if let Some((at, error)) = &state.failed
+            && at.elapsed() < OPEN_INTERVAL
+        {
+            return Err(error.clone());
+        }
         let settings = Settings {
-            max_bytes: self.max_bytes,
+            max_bytes: self.max_bytes.load(Ordering::SeqCst),
             when_full: WhenFull::DropOldest,
             fsync: Fsync::Interval(Duration::from_secs(1)),
         };
-        let begun = Instant::now();
-        loop {
-            match Spool::open(&self.folder, settings) {
-                Ok(opened) => return Ok(Arc::clone(spool.insert(Arc::new(opened)))),
-                // The output that this one replaces still has it.
-                Err(OpenError::InUse {
-                    holder: Holder::ThisProcess,
-                    ..
-                }) if begun.elapsed() < HANDOVER_LIMIT => {
-                    thread::sleep(HANDOVER_LIMIT / 50);
-                }
-                Err(error) => return Err(error.to_string()),
+        match Spool::open(&self.folder, settings) {
+            Ok(spool) => {
+                let spool = Arc::new(spool);
+                state.opened = Some(Arc::clone(&spool));
+                self.open.store(Some(Arc::clone(&spool)));
+                // It may have been changed meanwhile.
+                spool.set_max_bytes(self.max_bytes.load(Ordering::SeqCst));
+                self.counted.store(true, Ordering::Release);
+                Ok(spool)
+            }
+            Err(error) => {
+                let error = error.to_string();
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(error)
             }
         }
     }
 
     /// Returns the spool if there is one.
     fn existing(&self) -> Option<Arc<Spool>> {
-        let exists = self.spool.lock().is_some() || self.folder.exists();
+        let exists = self.open.load().is_some() || self.folder.exists();
         exists.then(|| self.opened().ok()).flatten()
+    }
+
+    /// Counts the letters that an earlier process left.
+    pub(super) fn begin(&self) {
+        if !self.folder.exists() {
+            self.counted.store(true, Ordering::Release);
+            return;
+        }
+        if let Err(error) = self.opened() {
+            warn!(folder = %self.folder.display(), error, "dead letters cannot be opened");
+        }
     }
 
     /// Keeps an event. Returns what gave way for it; an error says that it was not kept.
@@ -142,7 +190,10 @@ impl DeadLetters {
         };
         let mut line = serde_json::to_vec(&letter).map_err(|error| error.to_string())?;
         line.push(b'\n');
-        let appended = self.opened()?.append(1, &[&line]);
+        let spool = self.opened()?;
+        let moving = self.moving.lock();
+        let appended = spool.append(1, &[&line]);
+        drop(moving);
         match appended.outcome {
             Appended::At(position) => {
                 *self.unsynced.lock() = Some(position);
@@ -173,10 +224,11 @@ impl DeadLetters {
     }
 
     /// Takes some of the oldest that were kept before position `end`; with the right to.
-    pub(super) fn take(&self, _right: &MutexGuard<'_, ()>, end: u64) -> Option<Taken> {
+    pub(super) fn take(&self, _right: &MutexGuard<'_, ()>, end: u64) -> Option<Taken<'_>> {
         let spool = self.existing()?;
         let mut taken = Taken {
             spool: Arc::clone(&spool),
+            _moving: self.moving.lock(),
             positions: Vec::new(),
             lines: Vec::new(),
             events: 0,
@@ -215,6 +267,7 @@ impl DeadLetters {
         let Some(spool) = self.existing() else {
             return letters;
         };
+        let _moving = self.moving.lock();
         while letters.len() < most {
             let Some(record) = self.read(&spool) else {
                 break;
@@ -246,23 +299,81 @@ impl DeadLetters {
         self.lost.swap(0, Ordering::Relaxed)
     }
 
-    /// Returns how many there are.
-    pub(super) fn count(&self) -> u64 {
-        self.existing().map_or(0, |spool| spool.stats().events)
+    /// Returns how many there are; `None` until they are counted. Never waits.
+    pub(super) fn count(&self) -> Option<u64> {
+        match &*self.open.load() {
+            Some(spool) => Some(spool.stats().events),
+            None => self.counted.load(Ordering::Acquire).then_some(0),
+        }
     }
 }
 
-impl Taken {
+impl Taken<'_> {
     /// Forgets the letters.
     pub(super) fn done(mut self) {
         self.spool.acknowledge(std::mem::take(&mut self.positions));
     }
 }
 
-impl Drop for Taken {
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if !self.positions.is_empty() || self.read_beyond {
             self.spool.rewind();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn letter_that_is_kept_while_all_are_taken_out_of_a_full_spool_finds_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::new(folder.path(), streamgate_spool::MIN_BYTES);
+        assert_eq!(letters.count(), None, "before they are counted");
+        letters.begin();
+        assert_eq!(letters.count(), Some(0));
+        let event = vec![b'x'; 1000];
+        while letters.keep(&event, "refused").unwrap().events == 0 {}
+        let before = letters.count().unwrap();
+        let right = letters.reading();
+        let taken = letters.take(&right, letters.end().unwrap()).unwrap();
+        assert_eq!(taken.events, before);
+        thread::scope(|scope| {
+            // More than what is free: without room made it is refused.
+            let refused_again = scope.spawn(|| {
+                let kept = |_| {
+                    letters
+                        .keep(&event, "refused")
+                        .map(|dropped| dropped.events)
+                };
+                (0..before / 2).map(kept).sum::<Result<u64, _>>()
+            });
+            // Long enough to be refused, if it does not wait.
+            let begun = Instant::now();
+            while !refused_again.is_finished() && begun.elapsed() < Duration::from_millis(200) {
+                thread::yield_now();
+            }
+            taken.done();
+            assert_eq!(refused_again.join().unwrap(), Ok(0));
+        });
+        assert_eq!(letters.count(), Some(before / 2));
+    }
+
+    #[test]
+    fn limit_is_changed_while_they_are_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = DeadLetters::new(folder.path(), 16 * streamgate_spool::MIN_BYTES);
+        let event = vec![b'x'; 100_000];
+        for _ in 0..50 {
+            assert_eq!(letters.keep(&event, "refused").unwrap().events, 0);
+        }
+        letters.set_max_bytes(streamgate_spool::MIN_BYTES);
+        assert!(letters.keep(&event, "refused").unwrap().events > 0);
+        let disk_bytes = letters.opened().unwrap().stats().disk_bytes;
+        assert!(disk_bytes <= streamgate_spool::MIN_BYTES, "{disk_bytes}");
     }
 }

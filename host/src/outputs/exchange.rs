@@ -15,7 +15,7 @@ use reqwest::{
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use super::queue::Arrived;
+use super::{queue::Arrived, secret::Secret};
 
 /// The body of one request, before compression.
 #[derive(Debug, Default)]
@@ -114,13 +114,19 @@ pub(super) trait Format: Debug + Send {
     /// and `most` (events, at least one) let.
     fn encode(&mut self, events: &mut dyn Iterator<Item = Arrived<'_>>, most: usize) -> Payload;
 
+    /// Returns where the secrets are that [`Format::sign`] needs.
+    fn secrets(&self) -> Vec<Secret> {
+        Vec::new()
+    }
+
     /// Adds what depends on the body, such as a signature. `body` is what travels, compressed if it
-    /// is.
+    /// is; `secrets` are those that [`Format::secrets`] names, in that order.
     ///
     /// # Errors
-    /// Says which secret could not be read; the request counts as [`Outcome::Denied`].
+    /// Says which secret cannot be used; the request counts as [`Outcome::Denied`].
     fn sign(
         &mut self,
+        _secrets: &[String],
         _url: &Url,
         _headers: &mut HeaderMap,
         _body: &[u8],

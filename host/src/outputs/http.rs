@@ -13,10 +13,11 @@
 //! | `x-streamgate-bypassed` | `true` if a rule let some of them pass untouched |
 
 use std::{
+    fmt,
     io::{self, Write},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use reqwest::{
     dns::{Name, Resolve, Resolving},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
     destination::{OutputPolicy, refused},
@@ -34,6 +35,7 @@ use super::{
     pace::Cause,
     queue::{Group, Origin},
     runner::Attempt,
+    secret::Secret,
     settings::{Compression, FormatSettings, Framing, HttpSettings, Method, Values},
     tls,
 };
@@ -54,6 +56,13 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 /// twice the speed.
 const ZSTD_LEVEL: i32 = 1;
 
+/// So many bytes of events are written into a body on a thread that serves sockets.
+const INLINE_ENCODE_BYTES: usize = 256 * 1024;
+
+/// Keys that requests are signed with are read again so long after: those of AWS are replaced before
+/// they expire.
+const KEYS_READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// After so many requests in a row that a receiver took, the size is tried again that it refused.
 const TRY_LARGER_AFTER: u32 = 100;
 
@@ -67,13 +76,28 @@ pub(super) struct HttpRequests {
     client: Client,
     settings: Arc<HttpSettings>,
     format: Box<dyn Format>,
-    /// The headers of the settings with their secrets; read when needed.
-    headers: Option<HeaderMap>,
+    /// Read when needed.
+    secrets: Option<Secrets>,
     /// The request of the last attempt, if it failed and may be sent again.
     prepared: Option<Prepared>,
     /// What the receiver takes, once it has refused a body as too large.
     most_events: usize,
     taken_in_a_row: u32,
+}
+
+/// What was read from where the settings say that secrets are.
+struct Secrets {
+    /// The headers of the settings with their secrets.
+    headers: HeaderMap,
+    /// Those that requests are signed with.
+    keys: Vec<String>,
+    read_at: Instant,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets")
+    }
 }
 
 #[derive(Debug)]
@@ -90,7 +114,7 @@ struct Prepared {
 }
 
 impl HttpRequests {
-    /// Makes what all requests of an output share.
+    /// Makes what all requests of an output share. Blocks on the files of its TLS settings.
     pub(super) fn client(settings: &HttpSettings, policy: &OutputPolicy) -> Result<Client, String> {
         let tls = tls::client_config(settings.tls.as_ref()).map_err(|(_, error)| error)?;
         Client::builder()
@@ -132,7 +156,7 @@ impl HttpRequests {
             client,
             settings,
             format,
-            headers: None,
+            secrets: None,
             prepared: None,
             most_events: usize::MAX,
             taken_in_a_row: 0,
@@ -187,12 +211,17 @@ impl HttpRequests {
                     for request in requests {
                         match self.ask_first(request).await {
                             Ok(()) => {}
-                            Err((error, cause)) => return failed(error, cause, None),
+                            Err((error, cause)) => {
+                                if cause == Cause::Denied {
+                                    self.secrets = None;
+                                }
+                                return failed(error, cause, None);
+                            }
                         }
                     }
                 }
                 Outcome::Denied { error } | Outcome::First { error, .. } => {
-                    self.headers = None;
+                    self.secrets = None;
                     self.prepared = Some(prepared);
                     return failed(error, Cause::Denied, None);
                 }
@@ -223,6 +252,45 @@ impl HttpRequests {
         }
     }
 
+    /// Reads the secrets, if that was not done since the receiver refused them, or if keys that requests
+    /// are signed with may have been replaced. Files are read on a thread where that may block: only
+    /// this lane waits for them.
+    async fn read_secrets(&mut self) -> Result<(), String> {
+        let keys = self.format.secrets();
+        if let Some(secrets) = &self.secrets
+            && (keys.is_empty() || secrets.read_at.elapsed() < KEYS_READ_AGAIN_AFTER)
+        {
+            return Ok(());
+        }
+        let settings = Arc::clone(&self.settings);
+        let read = move || {
+            let keys = keys.iter().map(Secret::read);
+            Ok(Secrets {
+                headers: filled(&settings)?,
+                keys: keys.collect::<Result<_, String>>()?,
+                read_at: Instant::now(),
+            })
+        };
+        let names_a_file = self
+            .settings
+            .headers
+            .iter()
+            .any(|(_, value)| value.is_secret());
+        let read = match names_a_file || !self.format.secrets().is_empty() {
+            false => read(),
+            true => spawn_blocking(read)
+                .await
+                .unwrap_or_else(|error| Err(error.to_string())),
+        };
+        match (read, &mut self.secrets) {
+            (Ok(secrets), known) => *known = Some(secrets),
+            // Those that were read before serve until the receiver refuses them.
+            (Err(_), Some(known)) => known.read_at = Instant::now(),
+            (Err(error), None) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Writes the next body, or takes the one that failed before.
     async fn prepare(
         &mut self,
@@ -230,9 +298,7 @@ impl HttpRequests {
         done: usize,
         batch_size: usize,
     ) -> Result<Prepared, String> {
-        if self.headers.is_none() {
-            self.headers = Some(filled(&self.settings)?);
-        }
+        self.read_secrets().await?;
         if let Some(prepared) = self.prepared.take()
             && (prepared.group, prepared.done) == (group.serial(), done)
         {
@@ -240,7 +306,12 @@ impl HttpRequests {
         }
         let most = self.settings.batching.max_events.unwrap_or(batch_size);
         let most = most.min(self.most_events).max(1);
-        let mut payload = self.format.encode(&mut group.events_behind(done), most);
+        let format = &mut self.format;
+        let mut encode = || format.encode(&mut group.events_behind(done), most);
+        let mut payload = match group.bytes() - done > INLINE_ENCODE_BYTES {
+            true => block_in_place(&mut encode),
+            false => encode(),
+        };
         let bytes = bytes_of(group, done, payload.consumed);
         let body = match std::mem::take(&mut payload.body) {
             body if body.is_empty() => None,
@@ -314,14 +385,17 @@ impl HttpRequests {
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap, Vec<u8>), (String, Cause)> {
         let settings = &self.settings;
-        let mut headers = self.headers.clone().unwrap_or_default();
+        let known = self.secrets.as_ref();
+        let (mut headers, keys) = known.map_or_else(Default::default, |secrets| {
+            (secrets.headers.clone(), &secrets.keys[..])
+        });
         headers
             .entry(CONTENT_TYPE)
             .or_insert(HeaderValue::from_static(self.format.content_type()));
         headers.extend(more);
         let now = SystemTime::now();
         self.format
-            .sign(&settings.url, &mut headers, &body, now)
+            .sign(keys, &settings.url, &mut headers, &body, now)
             .map_err(|error| (error, Cause::Denied))?;
         let method = match settings.method {
             Method::Post => reqwest::Method::POST,

@@ -23,7 +23,10 @@
 //! An output is in the [`Registry`] until its last task has ended. It is taken out, and its backlog is
 //! handed on, under the lock of the registry, so that a backlog cannot go to an output that ends.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -123,6 +126,8 @@ struct State {
     entries: Vec<Arc<Entry>>,
     /// What outputs that ended left behind at the end of the process, by id.
     left: Vec<(String, u64)>,
+    /// The dead letters of outputs that run, by id.
+    dead_letters: HashMap<String, Weak<DeadLetters>>,
 }
 
 /// An output that runs.
@@ -141,7 +146,6 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Before {
     pub(super) spooled: bool,
-    pub(super) dead_letters: Option<Arc<DeadLetters>>,
 }
 
 impl Registry {
@@ -203,10 +207,33 @@ impl Registry {
             if entry.name.id == id {
                 entry.life.advance(Phase::HandingOver);
                 before.spooled |= entry.spooled;
-                before.dead_letters.clone_from(&entry.dead_letters);
             }
         }
         before
+    }
+
+    /// Returns the dead letters of an id, which all outputs with that id share.
+    pub(super) fn dead_letters(
+        &self,
+        id: &str,
+        max_bytes: u64,
+        make: impl FnOnce() -> DeadLetters,
+    ) -> Arc<DeadLetters> {
+        let mut state = self.state.lock();
+        // Those of outputs that have ended.
+        state
+            .dead_letters
+            .retain(|_, known| known.strong_count() > 0);
+        let known = state.dead_letters.get(id).and_then(Weak::upgrade);
+        if let Some(known) = known {
+            known.set_max_bytes(max_bytes);
+            return known;
+        }
+        let made = Arc::new(make());
+        state
+            .dead_letters
+            .insert(id.to_owned(), Arc::downgrade(&made));
+        made
     }
 
     /// Takes an output in.

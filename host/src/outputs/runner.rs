@@ -20,7 +20,12 @@ use std::{
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::sleep};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::{JoinSet, block_in_place, spawn_blocking},
+    time::sleep,
+};
 use tracing::{error, warn};
 
 use super::{
@@ -107,6 +112,7 @@ enum Open {
         &'static str,
         Arc<dyn Fn() -> io::Result<Sender> + Send + Sync>,
     ),
+    /// Of one that does not, once it is made.
     InTask(Arc<dyn Fn() -> Sender + Send + Sync>),
 }
 
@@ -182,10 +188,12 @@ pub(super) fn spawn(
     let folder = folder.map(|folder| folder.join(format!("output-{}", name.id)));
     let dead_letters = folder.as_ref().zip(delivery.dead_letters);
     let dead_letters = dead_letters.map(|(folder, max_bytes)| {
-        // One that has the folder open already need not let go of it.
-        let same = before.dead_letters.clone();
-        same.filter(|letters| letters.max_bytes() == max_bytes)
-            .unwrap_or_else(|| Arc::new(DeadLetters::new(folder, max_bytes)))
+        let make = || DeadLetters::new(folder, max_bytes);
+        let letters = launcher.registry.dead_letters(&name.id, max_bytes, make);
+        // Reads all that an earlier process left.
+        let counted = Arc::clone(&letters);
+        launcher.runtime.spawn_blocking(move || counted.begin());
+        letters
     });
     let place = folder.and_then(|folder| {
         let folder = folder.join("spool");
@@ -251,6 +259,7 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
             }))
         }
         Target::Http(settings) => {
+            // Made before the lanes are, which then begin at once.
             let client = HttpRequests::client(&settings, &launcher.policy);
             let shared = Arc::new(settings);
             Open::InTask(Arc::new(move || match &client {
@@ -341,7 +350,14 @@ fn start_lane(tasks: &mut JoinSet<Ended>, desk: &Arc<Desk>, open: &Open) {
     let desk = Arc::clone(desk);
     let (name, open) = match open.clone() {
         Open::InTask(open) => {
-            tasks.spawn(async move { Lane::new(desk, open()).run().await });
+            // It may read files.
+            let opened = spawn_blocking(move || open());
+            tasks.spawn(async move {
+                match opened.await {
+                    Ok(sender) => Lane::new(desk, sender).run().await,
+                    Err(_) => Ended::Badly,
+                }
+            });
             return;
         }
         Open::InThread(name, open) => (name, open),
@@ -643,7 +659,7 @@ impl Desk {
         let Some(letters) = &self.entry.dead_letters else {
             return true;
         };
-        let synced = tokio::task::block_in_place(|| letters.sync());
+        let synced = block_in_place(|| letters.sync());
         if let Err(error) = &synced {
             warn!(output = %self.entry.name.id, error, "cannot force dead letters to the disk");
         }
@@ -680,7 +696,7 @@ impl Desk {
             lost
         };
         // It writes to the disk, which may take its time.
-        tokio::task::block_in_place(bury)
+        block_in_place(bury)
     }
 
     /// Books a request of which only some events were taken. Returns how many were discarded, and

@@ -4,12 +4,14 @@
 //! `${file:/path}`. It is read when a connection is built, and again when the receiver refuses the
 //! credentials, so that a secret can be rotated in its file. What was read is never logged or shown.
 
-use std::{fmt, fs::File, io::Read, path::PathBuf};
+use std::{fmt, path::PathBuf};
+
+use streamgate_processors::named_file;
 
 use crate::manifest::Invalid;
 
 /// The longest secret, in bytes; it travels in a header.
-const MAX_SECRET_BYTES: u64 = 8 * 1024;
+const MAX_SECRET_BYTES: usize = 8 * 1024;
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl Secret {
         }
     }
 
-    /// Reads the secret.
+    /// Reads the secret. A file blocks, at most for [`named_file::READ_LIMIT`].
     ///
     /// # Errors
     /// Says where it should be and what is wrong there, never what was read.
@@ -65,20 +67,15 @@ impl Secret {
         let text = match self {
             Self::Environment(name) => std::env::var(name)
                 .map_err(|error| format!("cannot read {self}: {error}"))
-                .and_then(|text| match text.len() as u64 <= MAX_SECRET_BYTES {
+                .and_then(|text| match text.len() <= MAX_SECRET_BYTES {
                     true => Ok(text),
                     false => Err(format!("{self} is longer than {MAX_SECRET_BYTES} bytes")),
                 })?,
             Self::File(path) => {
-                let failed = |error| format!("cannot read {self}: {error}");
-                let file = File::open(path).map_err(failed)?;
-                let mut text = String::new();
-                file.take(MAX_SECRET_BYTES + 1)
-                    .read_to_string(&mut text)
-                    .map_err(failed)?;
-                if text.len() as u64 > MAX_SECRET_BYTES {
-                    return Err(format!("{self} is longer than {MAX_SECRET_BYTES} bytes"));
-                }
+                let bytes = named_file::read(path, MAX_SECRET_BYTES)
+                    .map_err(|error| format!("cannot read {self}: {}", error.reason()))?;
+                let mut text = String::from_utf8(bytes)
+                    .map_err(|_| format!("{self} holds bytes that are not UTF-8"))?;
                 text.truncate(text.trim_end_matches(['\r', '\n']).len());
                 text
             }
@@ -136,7 +133,7 @@ impl Template {
         self.parts.iter().any(is_secret)
     }
 
-    /// Puts the secrets in.
+    /// Puts the secrets in. Blocks as [`Secret::read`] does.
     ///
     /// # Errors
     /// As [`Secret::read`].

@@ -33,6 +33,7 @@ use streamgate_spool::{Append, Appended, Holder, OpenError, Record, Settings, Sp
 use tokio::{
     runtime::Handle,
     sync::{Mutex as AsyncMutex, mpsc},
+    task::block_in_place,
     time::timeout,
 };
 use tracing::{error, info, warn};
@@ -151,8 +152,16 @@ impl Spooling {
         if timeout(CLOSE_LIMIT, threads_end).await.is_err() {
             error!(output = %self.entry.name.id, "the disk of the spool does not answer");
         }
-        let spool = self.spool.lock().take();
-        spool.map_or(0, |spool| spool.stats().events)
+        let Some(spool) = self.spool.lock().take() else {
+            return 0;
+        };
+        let events = spool.stats().events;
+        // Closing it deletes files.
+        let closed = self.runtime.spawn_blocking(move || drop(spool));
+        if timeout(CLOSE_LIMIT, closed).await.is_err() {
+            error!(output = %self.entry.name.id, "the disk of the spool does not answer");
+        }
+        events
     }
 
     /// Says that the events are sent, or given up and counted.
@@ -173,8 +182,12 @@ impl Spooling {
             return;
         }
         spooled.acknowledged.store(from + done, Ordering::Relaxed);
-        if let Some(spool) = &*self.spool.lock() {
-            spool.acknowledge(behind[..done].iter().map(|(position, _)| *position));
+        // Not with the lock, for which those wait that ask how it is.
+        let spool = self.spool.lock().clone();
+        if let Some(spool) = spool {
+            let positions = behind[..done].iter().map(|(position, _)| *position);
+            // It writes how far it is, and deletes files.
+            block_in_place(|| spool.acknowledge(positions));
         }
     }
 
@@ -188,7 +201,7 @@ impl Spooling {
         self.filled.load(Ordering::SeqCst)
     }
 
-    /// Returns what is in the spool, once it is open.
+    /// Returns what is in the spool, once it is open. Never waits for the disk.
     pub(super) fn stats(&self) -> Option<Stats> {
         self.spool.lock().as_ref().map(|spool| spool.stats())
     }

@@ -3,8 +3,6 @@
 //! Certificates are always verified; there is no setting that turns it off.
 
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,11 +19,12 @@ use rustls::{
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Deserialize;
+use streamgate_processors::named_file;
 
 use crate::manifest::Invalid;
 
 /// The largest file of certificates, in bytes; the system's bundles have some 200 KiB.
-const MAX_PEM_BYTES: u64 = 4 * 1024 * 1024;
+const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
 
 /// The field `tls` of an output.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -85,14 +84,14 @@ impl ResolvesClientCert for Watched {
     }
 }
 
-/// Checks that the files can be used.
+/// Checks that the files can be used. Blocks on them.
 pub(super) fn check(settings: &TlsSettings) -> Result<(), Invalid> {
     client_config(Some(settings))
         .map(drop)
         .map_err(|(field, error)| Invalid::new("invalid_tls", format!("/tls/{field}"), error))
 }
 
-/// Builds what a connection is secured with; an error names the field.
+/// Builds what a connection is secured with, from its files, on which it blocks; an error names the field.
 pub(super) fn client_config(
     settings: Option<&TlsSettings>,
 ) -> Result<ClientConfig, (&'static str, String)> {
@@ -153,8 +152,5 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEM_BYTES).read_to_end(&mut bytes));
-    read.map(|_| bytes)
-        .map_err(|error| format!("cannot read `{}`: {error}", path.display()))
+    named_file::read(path, MAX_PEM_BYTES).map_err(|error| error.to_string())
 }

@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
+use streamgate_processors::named_file;
 
 use crate::digest::Digest;
 
@@ -39,7 +40,7 @@ const SIGNATURE_CHARS: usize = 86;
 const KEY_ID_CHARS: usize = 16;
 
 /// Largest file of keys, in bytes.
-const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
+const MAX_KEY_FILE_BYTES: usize = 64 * 1024;
 
 const MEMBER: &str = ",\"signature\":\"ed25519:";
 const END: &str = "\"}";
@@ -240,15 +241,8 @@ fn message(kind: Kind, text: &[u8]) -> Vec<u8> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, KeyFileError> {
-    use std::io::Read;
-    let failed = |error: std::io::Error| KeyFileError::new(path, error.to_string());
-    let mut text = Vec::new();
-    std::fs::File::open(path)
-        .map_err(failed)?
-        .take(MAX_KEY_FILE_BYTES)
-        .read_to_end(&mut text)
-        .map_err(failed)?;
-    Ok(text)
+    named_file::read(path, MAX_KEY_FILE_BYTES)
+        .map_err(|error| KeyFileError::new(path, error.reason().to_owned()))
 }
 
 /// Writes base64url without padding (RFC 4648, section 5).

@@ -9,6 +9,7 @@ use redis::{
     Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, RedisError, TlsCertificates,
 };
+use streamgate_processors::named_file;
 
 /// Longest time to connect and log in.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,6 +19,9 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest time for an answer that a module travels in.
 pub(crate) const MODULE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest file of certificates, in bytes.
+const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
 
 /// Port of a Sentinel that has none in its URL.
 const SENTINEL_PORT: u16 = 26379;
@@ -317,7 +321,7 @@ impl TlsFiles {
             return Ok(None);
         }
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+            named_file::read(path, MAX_PEM_BYTES).map_err(|error| error.to_string())
         };
         let client_tls = match &self.identity {
             None => None,

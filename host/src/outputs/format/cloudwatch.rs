@@ -129,19 +129,32 @@ impl Format for CloudWatch {
         payload
     }
 
+    fn secrets(&self) -> Vec<Secret> {
+        let settings = &self.settings;
+        let mut secrets = vec![
+            settings.access_key_id.clone(),
+            settings.secret_access_key.clone(),
+        ];
+        secrets.extend(settings.session_token.clone());
+        secrets
+    }
+
     fn sign(
         &mut self,
+        secrets: &[String],
         url: &Url,
         headers: &mut HeaderMap,
         body: &[u8],
         now: SystemTime,
     ) -> Result<(), String> {
         let settings = &self.settings;
-        let token = settings.session_token.as_ref().map(Secret::read);
+        let [access_key_id, secret_access_key, token @ ..] = secrets else {
+            return Err("the keys that requests are signed with were not read".to_owned());
+        };
         let credentials = Credentials {
-            access_key_id: settings.access_key_id.read()?,
-            secret_access_key: settings.secret_access_key.read()?,
-            session_token: token.transpose()?,
+            access_key_id: access_key_id.clone(),
+            secret_access_key: secret_access_key.clone(),
+            session_token: token.first().cloned(),
         };
         headers
             .entry(TARGET)
