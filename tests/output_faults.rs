@@ -308,7 +308,10 @@ fn disk_of_the_spool_that_fails_is_done_without_until_it_works_again() {
         !error(&gate)
     });
     let folder = gate.directory().join("store/outputs/output-out");
-    std::fs::remove_dir_all(folder).unwrap();
+    // At once, so that the gate does not make a part of it again meanwhile.
+    let aside = gate.directory().join("removed");
+    std::fs::rename(folder, &aside).unwrap();
+    std::fs::remove_dir_all(aside).unwrap();
     let all = send(&gate);
     eventually("all arrive", || {
         let taken = receiver.taken();

@@ -320,6 +320,18 @@ fn full_spool_gives_up_what_it_is_told_to_and_counts_it() {
             };
             discarded[reason].as_u64() > Some(0)
         });
+        if when_full == "drop_oldest" {
+            eventually("the rest is on the disk", || {
+                let discarded = gate.pipeline()["outputs"][0]["discarded"].take();
+                let discarded = discarded.as_object().expect("an object");
+                let lost: u64 = discarded
+                    .values()
+                    .filter_map(serde_json::Value::as_u64)
+                    .sum();
+                let kept = &gate.get("/status")["outputs"][0]["spool"]["events"];
+                kept.as_u64().map(|kept| kept + lost) == Some(events as u64)
+            });
+        }
         let disk_bytes = &gate.get("/status")["outputs"][0]["spool"]["disk_bytes"];
         assert!(disk_bytes.as_u64() <= Some(1024 * 1024), "{disk_bytes}");
         works.store(true, Ordering::SeqCst);
