@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Body, Gate, HttpReceiver, Reply, Request, Setup, copy_folder, eventually, lines_of};
+use crate::support::{
+    Body, Gate, HttpReceiver, Reply, Request, Setup, copy_folder, eventually, lines_of,
+};
 
 fn output(receiver: &HttpReceiver, max_bytes: &str) -> Value {
     json!({"id": "out", "type": "http", "url": receiver.url(), "spool": {"max_bytes": max_bytes}})
