@@ -324,10 +324,7 @@ fn full_spool_gives_up_what_it_is_told_to_and_counts_it() {
             eventually("the rest is on the disk", || {
                 let discarded = gate.pipeline()["outputs"][0]["discarded"].take();
                 let discarded = discarded.as_object().expect("an object");
-                let lost: u64 = discarded
-                    .values()
-                    .filter_map(Value::as_u64)
-                    .sum();
+                let lost: u64 = discarded.values().filter_map(Value::as_u64).sum();
                 let kept = &gate.get("/status")["outputs"][0]["spool"]["events"];
                 kept.as_u64().map(|kept| kept + lost) == Some(events as u64)
             });
