@@ -2,7 +2,8 @@
 //! who looks on.
 //!
 //! Producers send over TCP, UDP and HTTP. Receivers fail, hang, reset and go away; Redis is frozen and killed;
-//! the disk is full; a guest traps; rules change. The judge sees to it that nothing private leaves, that the
+//! the disk is full; files of a spool are damaged and its folder vanishes; a guest traps; rules change; outputs are
+//! replaced, removed and added again; a second process wants the files of the gate. The judge sees to it that nothing private leaves, that the
 //! books balance at every moment, that memory stays within its bound, and that all is well again when the
 //! faults are over. A run is its seed. The short form is a test; a long one, with its report:
 //!
@@ -16,7 +17,9 @@ use std::{
     fs,
     io::Write,
     net::{TcpStream, UdpSocket},
-    path::Path,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -113,6 +116,8 @@ struct World<'a> {
     lines_are_taken: bool,
     /// Lines of connections that were cut; each counts as an event.
     cut_lines: u64,
+    /// The outputs that come and go, as they were set first.
+    outputs: [Value; 2],
 }
 
 /// How the receiver of requests answers, by the number that is set.
@@ -132,7 +137,7 @@ const MODES: usize = 6;
 impl World<'_> {
     /// Breaks something, or mends it; says what.
     fn strike(&mut self, random: &mut Rng) -> &'static str {
-        match random.u8(0..8) {
+        match random.u8(0..13) {
             0 | 1 => {
                 self.posts.store(random.usize(0..MODES), Ordering::SeqCst);
                 "receiver of requests changes its mind"
@@ -170,6 +175,39 @@ impl World<'_> {
                 let _ = self.gate.try_edit("POST", "/publish", &json!({}));
                 "rules change"
             }
+            7 => {
+                // With a backlog, under way: the successor takes it over.
+                let mut output = self.outputs[random.usize(0..2)].clone();
+                output["give_up_after_s"] = random.u64(600..700).into();
+                self.publish_output("PUT", &output);
+                "an output is replaced"
+            }
+            8 => {
+                let output = self.outputs[1].clone();
+                self.publish_output("DELETE", &output);
+                if random.bool() {
+                    self.publish_output("PUT", &output);
+                }
+                "an output is removed, or added again"
+            }
+            9 => {
+                let damaged = self.damage_a_segment(random);
+                let _ = damaged.inspect_err(|error| eprintln!("no damage: {error}"));
+                "a file of a spool is damaged"
+            }
+            10 => {
+                let spool = self.own_files().join("outputs/output-posts/spool");
+                // Renamed, so that it goes at once.
+                let aside = self.gate.directory().join("vanished");
+                if fs::rename(spool, &aside).is_ok() {
+                    let _ = fs::remove_dir_all(aside);
+                }
+                "the folder of a spool vanishes"
+            }
+            11 => {
+                self.start_a_second();
+                "a second process starts"
+            }
             _ => {
                 // Connections that say little, and are left behind.
                 for _ in 0..20 {
@@ -184,6 +222,55 @@ impl World<'_> {
         }
     }
 
+    /// The directory of the gate's own files.
+    fn own_files(&self) -> PathBuf {
+        self.gate.directory().join("streamgate-cache")
+    }
+
+    /// Changes an output and publishes that; with Redis away both are refused.
+    fn publish_output(&self, method: &str, output: &Value) {
+        let path = format!("/outputs/{}", output["id"].as_str().expect("a string"));
+        let _ = self.gate.try_edit(method, &path, output);
+        let _ = self.gate.try_edit("POST", "/publish", &json!({}));
+    }
+
+    fn damage_a_segment(&self, random: &mut Rng) -> std::io::Result<()> {
+        let folder = self.own_files().join("outputs/output-posts/spool");
+        let mut segments: Vec<PathBuf> = fs::read_dir(folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|kind| kind == "segment"))
+            .collect();
+        segments.sort_unstable();
+        let Some(segment) = segments.first() else {
+            return Ok(());
+        };
+        let file = fs::File::options().write(true).open(segment)?;
+        let length = file.metadata()?.len();
+        match random.bool() {
+            true => file.set_len(length / 2),
+            false => file.write_all_at(b"damage", random.u64(0..length.max(1))),
+        }
+    }
+
+    /// Starts another gate on the same files, which has to be refused.
+    fn start_a_second(&self) {
+        let second = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+            .env_clear()
+            .current_dir(self.gate.directory())
+            .args([
+                "--tcp=off",
+                "--udp=off",
+                "--http=off",
+                "--control=127.0.0.1:0",
+            ])
+            .arg(format!("--store={}", self.redis.url()))
+            .output()
+            .expect("the binary was built");
+        let said = String::from_utf8_lossy(&second.stderr);
+        assert_eq!(second.status.code(), Some(2), "{said}");
+        assert!(said.contains("in use"), "{said}");
+    }
+
     fn mend(&mut self) {
         self.posts.store(0, Ordering::SeqCst);
         if !self.lines_are_taken {
@@ -193,6 +280,14 @@ impl World<'_> {
             self.redis.start_again();
         }
         self.gate.limit_file_size(None);
+        for output in &self.outputs {
+            eventually("the output is there again", || {
+                self.publish_output("PUT", output);
+                let status = self.gate.get("/status");
+                let outputs = status["outputs"].as_array().expect("a list");
+                outputs.iter().any(|one| one["id"] == output["id"])
+            });
+        }
     }
 }
 
@@ -306,6 +401,7 @@ fn nothing_leaks_and_the_books_balance_whatever_breaks() {
         lines,
         lines_are_taken: true,
         cut_lines: 0,
+        outputs: [outputs[0].clone(), outputs[1].clone()],
     };
     thread::scope(|scope| {
         for producer in 0..PRODUCERS {
