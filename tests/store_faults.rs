@@ -37,6 +37,22 @@ fn damaged_live_manifest_is_replaced_by_the_newest_revision_and_told() {
 }
 
 #[test]
+fn rules_stay_when_the_live_manifest_of_the_first_publish_is_missing() {
+    let store = tempfile::tempdir().unwrap();
+    let gate = Setup::new().store(store.path()).start();
+    gate.run(&json!([rule("SECRET")]), &[]);
+    gate.stop();
+    fs::remove_file(store.path().join("live.json")).unwrap();
+    for _ in 0..2 {
+        let gate = Setup::new().store(store.path()).start();
+        gate.send(b"a SECRET\nanother\n");
+        gate.stdout.wait_for(b"another\n");
+        gate.finish(2);
+    }
+    assert!(store.path().join("live.json").exists());
+}
+
+#[test]
 fn store_of_version_0_1_is_read() {
     let store = tempfile::tempdir().unwrap();
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/version-0.1/store");

@@ -105,7 +105,14 @@ impl Embedded {
         let draft = aside.unless_unusable(draft)?.flatten();
         let numbers = list_revisions(&directory.join("revisions"))?;
         let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY);
+        let mut was_missing = false;
         let live = match aside.unless_damaged(live)? {
+            // The first publish was broken off, or the file was removed. Nobody was told that nothing is
+            // published, and the rules of the one revision are better than none.
+            Some(None) if numbers.iter().eq(&[1]) => {
+                was_missing = true;
+                Some(newest_revision(directory, &numbers, &mut aside)?)
+            }
             Some(live) => live,
             None => Some(newest_revision(directory, &numbers, &mut aside)?),
         };
@@ -133,6 +140,13 @@ impl Embedded {
         }
         let (kept, unpublished): (Vec<u64>, Vec<u64>) =
             numbers.into_iter().partition(|&number| number <= published);
+        for number in &unpublished {
+            warn!(
+                revision = number,
+                live = published,
+                "removing a revision that was stored and not made live: publishing it was broken off"
+            );
+        }
         let mut revisions = BTreeMap::new();
         for number in kept {
             let manifest = aside.unless_unusable(read_revision(directory, number))?;
@@ -154,13 +168,14 @@ impl Embedded {
         };
         // All files were read and checked.
         let live_was_damaged = aside.move_away(directory)?;
-        if live_was_damaged {
+        if live_was_damaged || was_missing {
             let live = store.live();
             let bytes = sealed("the manifest", &live)?;
             replace_file(directory, "live.json", &bytes)?;
             error!(
                 revision = live.revision,
-                "`live.json` was damaged; the newest revision that can be read is live now"
+                was_missing,
+                "`live.json` was damaged or missing; the newest revision that can be read is live now"
             );
         }
         store.remove_leftovers(&unpublished)?;
