@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <module's SHA-256>-<compatibility>.code   streamgate-code 1 <SHA-256 of what follows>\n
+//!                                           <the name of the file>\n
 //!                                           <what the module is, JSON>\n
 //!                                           <machine code>
 //! ```
@@ -9,7 +10,8 @@
 //! Machine code is trusted, so it is taken only from files that nobody but this user can have written: the
 //! directory and the files belong to the user that the gate runs as, and give no rights to others. The
 //! compatibility is a hash over the version of the gate, that of the engine, its settings and the features of
-//! the processor. A file that is damaged is removed, and the module compiled again. Without a directory that
+//! the processor. A file that is damaged, or is not the
+//! one that was written under its name, is removed, and the module compiled again. Without a directory that
 //! can be trusted there is no cache, and everything else works.
 
 use std::{
@@ -84,8 +86,9 @@ impl CodeCache {
 
     /// Returns what was compiled of the module before, if it is there and whole.
     pub(super) fn read(&self, digest: Digest) -> Option<Artifact> {
-        let path = self.path_of(digest);
-        let read = read(&path);
+        let name = self.name_of(digest);
+        let path = self.directory.join(&name);
+        let read = read(&path, &name);
         if let Err(error) = &read
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -107,7 +110,9 @@ impl CodeCache {
     }
 
     fn try_write(&self, digest: Digest, artifact: &Artifact) -> io::Result<()> {
-        let mut content = serde_json::to_vec(&artifact.info)?;
+        let name = self.name_of(digest);
+        let mut content = format!("{name}\n").into_bytes();
+        serde_json::to_writer(&mut content, &artifact.info)?;
         content.push(b'\n');
         content.extend_from_slice(&artifact.code);
         // Damage is told by the checksum, so that nothing has to be forced to the disk.
@@ -120,7 +125,7 @@ impl CodeCache {
             .open(&unfinished)?;
         writeln!(file, "{FORMAT} {}", Digest::of(&content).hex())?;
         file.write_all(&content)?;
-        fs::rename(&unfinished, self.path_of(digest))
+        fs::rename(&unfinished, self.directory.join(name))
     }
 
     /// Removes the files that were used longest ago, until the rest is within the bounds.
@@ -145,13 +150,17 @@ impl CodeCache {
         Ok(())
     }
 
+    fn name_of(&self, digest: Digest) -> String {
+        format!("{}-{:016x}.code", digest.hex(), self.compatibility)
+    }
+
+    #[cfg(test)]
     fn path_of(&self, digest: Digest) -> PathBuf {
-        let name = format!("{}-{:016x}.code", digest.hex(), self.compatibility);
-        self.directory.join(name)
+        self.directory.join(self.name_of(digest))
     }
 }
 
-fn read(path: &Path) -> io::Result<Artifact> {
+fn read(path: &Path, name: &str) -> io::Result<Artifact> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new()
         .read(true)
@@ -165,13 +174,13 @@ fn read(path: &Path) -> io::Result<Artifact> {
     }
     let mut content = Vec::new();
     (&file).take(MAX_FILE_BYTES).read_to_end(&mut content)?;
-    let artifact = parse(content).ok_or_else(|| io::Error::other("it is damaged"))?;
+    let artifact = parse(content, name).ok_or_else(|| io::Error::other("it is damaged"))?;
     // The files that are used stay.
     let _ = touch(&file);
     Ok(artifact)
 }
 
-fn parse(mut content: Vec<u8>) -> Option<Artifact> {
+fn parse(mut content: Vec<u8>, name: &str) -> Option<Artifact> {
     let head = memchr::memchr(b'\n', &content)?;
     let checksum = std::str::from_utf8(&content[..head]).ok()?;
     let checksum = checksum.strip_prefix(FORMAT)?.strip_prefix(' ')?;
@@ -179,9 +188,11 @@ fn parse(mut content: Vec<u8>) -> Option<Artifact> {
     if Digest::of(rest).hex() != checksum {
         return None;
     }
+    let rest = rest.strip_prefix(name.as_bytes())?.strip_prefix(b"\n")?;
     let end = memchr::memchr(b'\n', rest)?;
     let info: ModuleInfo = serde_json::from_slice(&rest[..end]).ok()?;
-    content.drain(..head + 1 + end + 1);
+    let before_code = content.len() - rest.len() + end + 1;
+    content.drain(..before_code);
     Some(Artifact {
         info,
         code: content,
@@ -259,6 +270,18 @@ mod tests {
             fs::write(&path, &whole[..at]).expect("it is ours");
             assert!(cache.read(digest).is_none(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn the_code_of_another_module_is_not_used() {
+        let (_directory, cache) = opened();
+        let (mine, other) = (Digest::of(b"mine"), Digest::of(b"other"));
+        cache.write(mine, &artifact(b"my code"));
+        cache.write(other, &artifact(b"other code"));
+        fs::copy(cache.path_of(other), cache.path_of(mine)).expect("they are ours");
+        assert!(cache.read(mine).is_none());
+        assert!(!cache.path_of(mine).exists());
+        assert_eq!(cache.read(other).expect("it is whole").code, b"other code");
     }
 
     #[test]
