@@ -78,7 +78,8 @@ fn the_documented_acl_users_can_do_what_they_need_and_nothing_else() {
 fn a_wrong_password_is_told_without_the_password() {
     let redis = RedisServer::start_with(&["--requirepass", "right"]);
     let url = format!("redis://:wrong-hunter2@127.0.0.1:{}", redis.port);
-    let gate = Setup::new().flag("store", url).start();
+    let setup = Setup::new().flag("store", url);
+    let gate = setup.env("STREAMGATE_START_EMPTY", "true").start();
     eventually("it is refused", || gate.config()["state"] == "degraded");
     let told = format!("{} {}", gate.get("/status"), gate.stderr.text());
     assert!(told.contains("check user and password"), "{told}");
@@ -112,6 +113,7 @@ fn tls_with_an_own_ca_and_client_certificates() {
     gate.comes_to_drop("DEBUG");
     eventually("it listens", || gate.config()["subscribed"] == true);
     // Whom nobody vouches for is not talked to, and neither is who shows no certificate.
+    let setup = |name: &str| setup(name).env("STREAMGATE_START_EMPTY", "true");
     let stranger = setup("b").start();
     eventually("it is refused", || stranger.config()["state"] == "degraded");
     let nameless = setup("c").flag("store-ca", file("ca.pem")).start();

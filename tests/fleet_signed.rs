@@ -193,6 +193,7 @@ fn a_module_that_was_swapped_is_not_run() {
             .flag("store", redis.url())
             .flag("node", "new")
             .flag("trusted-keys", &public)
+            .env("STREAMGATE_START_EMPTY", "true")
             .start();
         eventually("it is refused", || {
             let reason = new.config()["refused"]["reason"].clone();

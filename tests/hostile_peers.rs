@@ -121,8 +121,9 @@ fn end(gate: Gate) -> Value {
     eventually(
         "all connections have ended, and nothing is under way",
         || {
-            stats = gate.pipeline();
+            // The figures are looked at when nothing is held any more.
             let memory = gate.get("/status")["memory"]["used_bytes"].take();
+            stats = gate.pipeline();
             memory == 0 && stats["in_flight"] == 0 && stats["outputs"][0]["queued"] == 0
         },
     );

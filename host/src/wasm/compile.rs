@@ -239,7 +239,12 @@ pub fn child(cpu_seconds: u64, address_space: u64) -> io::Result<()> {
         };
         setrlimit(resource, limit)
     };
-    limit(Resource::Cpu, cpu_seconds)?;
+    // At the hard limit the signal would be SIGKILL, which does not tell which limit it was.
+    let time = Rlimit {
+        current: Some(cpu_seconds),
+        maximum: Some(cpu_seconds + 1),
+    };
+    setrlimit(Resource::Cpu, time)?;
     limit(Resource::As, address_space)?;
     // A crash is expected and of no interest; its memory may hold what a user uploaded.
     limit(Resource::Core, 0)?;
