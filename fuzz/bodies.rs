@@ -1,4 +1,5 @@
-//! What the fuzz targets do with any bytes. Each panics if something that was promised does not hold.
+//! What the fuzz targets do with any bytes. Each panics if something that was promised does not
+//! hold.
 
 use serde_json::{Map, Value, json};
 use streamgate_guest::{Batch, Processor, Tally};

@@ -1,11 +1,12 @@
-//! Everything that can go wrong, at random and at once, under more load than the rules can do; and a judge
-//! who looks on.
+//! Everything that can go wrong, at random and at once, under more load than the rules can do; and
+//! a judge who looks on.
 //!
-//! Producers send over TCP, UDP and HTTP. Receivers fail, hang, reset and go away; Redis is frozen and killed;
-//! the disk is full; files of a spool are damaged and its folder vanishes; a guest traps; rules change; outputs are
-//! replaced, removed and added again; a second process wants the files of the gate. The judge sees to it that nothing private leaves, that the
-//! books balance at every moment, that memory stays within its bound, and that all is well again when the
-//! faults are over. A run is its seed. The short form is a test; a long one, with its report:
+//! Producers send over TCP, UDP and HTTP. Receivers fail, hang, reset and go away; Redis is frozen
+//! and killed; the disk is full; files of a spool are damaged and its folder vanishes; a guest
+//! traps; rules change; outputs are replaced, removed and added again; a second process wants the
+//! files of the gate. The judge sees to it that nothing private leaves, that the books balance at
+//! every moment, that memory stays within its bound, and that all is well again when the faults are
+//! over. A run is its seed. The short form is a test; a long one, with its report:
 //!
 //! ```sh
 //! STREAMGATE_TEST_CHAOS_SECONDS=600 STREAMGATE_TEST_CHAOS_SEED=7 \
@@ -72,7 +73,8 @@ fn leaks(bytes: &[u8]) -> bool {
         .any(|at| bytes.get(at + 4).is_some_and(u8::is_ascii_digit))
 }
 
-/// The rules: one that takes its time and may be skipped, a filter, the redaction, a guest that traps.
+/// The rules: one that takes its time and may be skipped, a filter, the redaction, a guest that
+/// traps.
 fn rules(filtered: bool) -> Value {
     json!([
         {"id": "redact", "type": "redact", "params": {"pattern": r"\d{3}-\d{2}-\d{4}", "replacement": "[ssn]"}},
@@ -482,9 +484,10 @@ fn nothing_leaks_and_the_books_balance_whatever_breaks() {
     }
     report(seed, length, &tally, &stats, quiet_bytes);
     let peak = tally.peak_bytes.load(Ordering::SeqCst);
-    // The goal is 6/5 of the budget; 1.4 to 1.8 is measured, so that this only catches what grows without end.
-    // Events are not all of it: the allocator keeps what many threads had and gave back, and buffers of the
-    // outputs (bodies, what is read of a spool) are not drawn on the budget.
+    // The goal is 6/5 of the budget; 1.4 to 1.8 is measured, so that this only catches what grows
+    // without end. Events are not all of it: the allocator keeps what many threads had and gave
+    // back, and buffers of the outputs (bodies, what is read of a spool) are not drawn on the
+    // budget.
     let most = quiet_bytes + BUDGET_BYTES * 3;
     assert!(peak <= most, "{peak} bytes were resident, of {most}");
     drop(world);
@@ -499,8 +502,8 @@ struct Arrived {
     faults: Mutex<Vec<String>>,
 }
 
-/// Looks at what comes over one connection: nothing private, each producer's events in the order in which
-/// it sent them. Requests may be taken by workers in any order, and datagrams be lost.
+/// Looks at what comes over one connection: nothing private, each producer's events in the order in
+/// which it sent them. Requests may be taken by workers in any order, and datagrams be lost.
 fn watch(arrived: Arc<Arrived>) -> impl FnMut(&[u8]) + Send {
     let (mut rest, mut last) = (Vec::new(), [None::<u64>; PRODUCERS]);
     move |bytes| {

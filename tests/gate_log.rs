@@ -50,8 +50,8 @@ fn unread_log_holds_nothing_up() {
     assert_eq!(gate.stdout.len(), b"over TCP\nover HTTP\n".len());
 }
 
-/// A gate whose stderr cannot be written to. It has an address of the loopback network for itself, as its
-/// log cannot say where it listens.
+/// A gate whose stderr cannot be written to. It has an address of the loopback network for itself,
+/// as its log cannot say where it listens.
 fn start_without_log(stderr: Stdio, address: &str) -> (Child, SocketAddr, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let http = format!("{address}:8080");

@@ -1,5 +1,5 @@
-//! WASM rules without a gate around them: what a guest is given, what it answers, and what becomes of
-//! a batch when it breaks the contract. Real modules, built from this repository.
+//! WASM rules without a gate around them: what a guest is given, what it answers, and what becomes
+//! of a batch when it breaks the contract. Real modules, built from this repository.
 
 use std::{
     fs,

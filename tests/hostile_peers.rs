@@ -1,5 +1,5 @@
-//! Peers that take what they can get and do not go on: an honest sender is served all the same, and the
-//! memory stays bounded by the budget.
+//! Peers that take what they can get and do not go on: an honest sender is served all the same, and
+//! the memory stays bounded by the budget.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -19,8 +19,9 @@ const MEBIBYTE: usize = 1024 * 1024;
 /// The budget of these tests.
 const BUDGET: &str = "64MiB";
 
-/// What the gate may take at most with it: a quarter more and 40 MiB; and 40 MiB since the allocator
-/// keeps pages of 4 MiB of which only a part is in use, for as long as lengths of lines change.
+/// What the gate may take at most with it: a quarter more and 40 MiB; and 40 MiB since the
+/// allocator keeps pages of 4 MiB of which only a part is in use, for as long as lengths of lines
+/// change.
 const MOST_BYTES: usize = 80 * MEBIBYTE + 40 * MEBIBYTE + 40 * MEBIBYTE;
 
 fn gate() -> Gate {
@@ -77,8 +78,8 @@ fn attack(last: u8, to: SocketAddr, connections: usize, bytes: &[u8]) -> Vec<Tcp
         .collect()
 }
 
-/// Sends an event over each transport, as a good client does, and waits until each is delivered and the
-/// gate says that it is well.
+/// Sends an event over each transport, as a good client does, and waits until each is delivered and
+/// the gate says that it is well.
 #[track_caller]
 fn honest_senders_are_served(gate: &Gate) {
     let began = Instant::now();

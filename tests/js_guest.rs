@@ -43,7 +43,8 @@ fn rule_in_javascript_changes_events() {
     let stats = gate.settled(events.lines().count() as u64);
     assert_eq!(stats["rules"][0]["changed"], changed, "{stats:#}");
 
-    // What the module throws in `configure` is what the publisher reads; nothing that is live changes.
+    // What the module throws in `configure` is what the publisher reads; nothing that is live
+    // changes.
     gate.edit("PUT", "/rules", &rule(&json!({})));
     let refused = gate.try_edit("POST", "/publish", &Value::Null).expect(422);
     let problem = refused.to_string();

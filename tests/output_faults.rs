@@ -1,5 +1,5 @@
-//! What goes wrong behind the gate, one fault after the other: nothing is lost, nothing is asked more
-//! often than is right, and no other output notices.
+//! What goes wrong behind the gate, one fault after the other: nothing is lost, nothing is asked
+//! more often than is right, and no other output notices.
 
 use std::{
     net::TcpListener,
@@ -42,8 +42,8 @@ fn last_error(gate: &Gate) -> String {
     error.as_str().unwrap_or_default().to_owned()
 }
 
-/// How many attempts there may have been from the first request on: what is granted each second, what
-/// was saved up, and what successes have added.
+/// How many attempts there may have been from the first request on: what is granted each second,
+/// what was saved up, and what successes have added.
 fn most_attempts(requests: &[Received]) -> f64 {
     let (Some(first), Some(last)) = (requests.first(), requests.last()) else {
         return 0.0;
@@ -103,8 +103,8 @@ fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     }
 }
 
-/// Takes the body and then the connection away; answers a byte at a time, or much too much, or what is
-/// no HTTP at all.
+/// Takes the body and then the connection away; answers a byte at a time, or much too much, or what
+/// is no HTTP at all.
 #[test]
 fn answers_that_are_none_cost_neither_events_nor_memory() {
     let receiver = HttpReceiver::answering(|number| match number {
@@ -152,7 +152,8 @@ fn answer_that_trickles_ends_with_the_deadline() {
     gate.stop();
 }
 
-/// Nobody accepts, and the kernel's queue of connections is full: packets are dropped, as by a firewall.
+/// Nobody accepts, and the kernel's queue of connections is full: packets are dropped, as by a
+/// firewall.
 #[test]
 fn connection_that_is_never_made_is_given_up_and_tried_again() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -190,7 +191,8 @@ fn name_that_cannot_be_looked_up_is_waited_for() {
     gate.kill();
 }
 
-/// Ten times slower than what comes: the queue fills, the rest is given up and counted, and memory stays.
+/// Ten times slower than what comes: the queue fills, the rest is given up and counted, and memory
+/// stays.
 #[test]
 fn slow_receiver_costs_what_its_queue_cannot_hold_and_no_memory() {
     const EVENTS: usize = 400_000;

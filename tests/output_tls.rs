@@ -30,7 +30,8 @@ fn last_error(gate: &Gate, output: usize) -> String {
     error.as_str().unwrap_or_default().to_owned()
 }
 
-/// Waits until both outputs tell an error that has one of these words; nothing is given up meanwhile.
+/// Waits until both outputs tell an error that has one of these words; nothing is given up
+/// meanwhile.
 #[track_caller]
 fn both_refuse(gate: &Gate, words: &[&str], events: u64) {
     for output in 0..2 {

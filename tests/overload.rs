@@ -57,7 +57,8 @@ fn redaction_is_bypassed_if_the_user_says_so() {
 }
 
 /// Runs `rules` behind one that takes its time, so that the worker cannot keep up with one request
-/// on any machine. Returns the books of the pipeline, without that rule, and the requests that arrived.
+/// on any machine. Returns the books of the pipeline, without that rule, and the requests that
+/// arrived.
 #[track_caller]
 fn overload(rules: &Value) -> (Value, Vec<Received>) {
     // Nothing in it can be looked for but by the regex engine, byte by byte.
@@ -125,7 +126,8 @@ fn flood_of_datagrams_is_taken_or_shed_and_counted() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
         }
     }
-    // The kernel may have lost some, which the next datagram tells; what the gate saw, it has booked.
+    // The kernel may have lost some, which the next datagram tells; what the gate saw, it has
+    // booked.
     let mut received = 0;
     eventually("the flood is over", || {
         sent += u64::from(socket.send_to(&datagram, gate.udp()).is_ok());

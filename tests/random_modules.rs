@@ -1,6 +1,6 @@
 //! Modules that nobody would write: random bytes, real modules with a few bits flipped, and valid
-//! modules of random code that has the contract's shape. None of them panics or aborts the host, and
-//! whatever they answer, the books balance.
+//! modules of random code that has the contract's shape. None of them panics or aborts the host,
+//! and whatever they answer, the books balance.
 
 use std::fs;
 

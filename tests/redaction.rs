@@ -61,8 +61,8 @@ fn on_unstructured_says_what_becomes_of_such_an_event() {
     }
 }
 
-/// Runs a redact rule about `user/email` over a mixed stream. `broken` are events whose fields cannot be
-/// told, with what comes out of each; nothing, if it is empty.
+/// Runs a redact rule about `user/email` over a mixed stream. `broken` are events whose fields
+/// cannot be told, with what comes out of each; nothing, if it is empty.
 #[track_caller]
 fn check_fields(params: &Value, broken: &[(&str, &str)]) {
     let mut events = vec![

@@ -1,5 +1,5 @@
-//! The threads that serve sockets do nothing else: a probe of `/healthz` every 5 ms is answered at once
-//! whatever outputs, files, requests and edits do.
+//! The threads that serve sockets do nothing else: a probe of `/healthz` every 5 ms is answered at
+//! once whatever outputs, files, requests and edits do.
 
 use std::{
     fs,

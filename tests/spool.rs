@@ -1,5 +1,5 @@
-//! Outputs with a spool: an outage behind the gate, and the end of the gate itself, cost nothing but
-//! disk space; and what a receiver will never take is kept.
+//! Outputs with a spool: an outage behind the gate, and the end of the gate itself, cost nothing
+//! but disk space; and what a receiver will never take is kept.
 
 use std::{
     collections::BTreeMap,
@@ -162,7 +162,8 @@ fn backlog_of_any_size_is_handed_over_with_and_without_spools() {
         eventually("all wait", || {
             gate.pipeline()["outputs"][0]["queued"] == BACKLOG
         });
-        // One more change while the first hand-over may be under way, to one that does not work either.
+        // One more change while the first hand-over may be under way, to one that does not work
+        // either.
         gate.run(&json!([]), &[out(&again.url(), after)]);
         let better = HttpReceiver::start();
         gate.run(&json!([]), &[out(&better.url(), after)]);
@@ -486,8 +487,8 @@ fn durable_ingest_answers_what_is_true() {
     gate.stop();
 }
 
-/// Kills the gate at random moments while senders wait for its answers. Every event that was answered
-/// with a 2xx arrives; twice at most those that were under way.
+/// Kills the gate at random moments while senders wait for its answers. Every event that was
+/// answered with a 2xx arrives; twice at most those that were under way.
 #[test]
 fn sigkill_loses_nothing_that_was_answered() {
     // All 200 by hand; each start and end takes its time.
@@ -542,8 +543,8 @@ fn sigkill_loses_nothing_that_was_answered() {
         answered.len(),
         found.len()
     );
-    // In flight is one request, of at most `batch_size` events, and the record that it ends in, of what
-    // the four senders had given together.
+    // In flight is one request, of at most `batch_size` events, and the record that it ends in, of
+    // what the four senders had given together.
     assert!(twice as u64 <= seeds * (100 + 4 * 5), "{twice}");
     gate.stop();
 }

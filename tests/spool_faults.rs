@@ -1,4 +1,5 @@
-//! Spools whose ground is taken away: the folder, the lock, the files; and spools of other versions.
+//! Spools whose ground is taken away: the folder, the lock, the files; and spools of other
+//! versions.
 
 use std::{
     fs::{self, File},

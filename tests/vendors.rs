@@ -1,6 +1,6 @@
-//! Outputs to vendors, against receivers that enforce what each vendor's documentation says: the shape
-//! of a request, its limits, and its own way to refuse. A request that is wrong in any way is refused
-//! as the vendor would, so that events of it never count as sent.
+//! Outputs to vendors, against receivers that enforce what each vendor's documentation says: the
+//! shape of a request, its limits, and its own way to refuse. A request that is wrong in any way is
+//! refused as the vendor would, so that events of it never count as sent.
 
 use std::{
     sync::{
@@ -145,8 +145,8 @@ fn datadog_takes_every_event_within_its_limits() {
     gate.stop();
 }
 
-/// What a vendor may answer on a bad day, every other time. Malformed answers say nothing, so the same is
-/// sent again.
+/// What a vendor may answer on a bad day, every other time. Malformed answers say nothing, so the
+/// same is sent again.
 fn bad_day(number: usize) -> Option<Reply> {
     let replies = [
         Reply::Status(429),

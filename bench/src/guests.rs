@@ -5,9 +5,9 @@
 //! `Processor::process` for native code. Filling the batch is not timed. Before that, everyone does
 //! every block once, and whoever leaves other bytes than the others ends the benchmark.
 //!
-//! Everyone has a turn in every round, so that what the machine's neighbours do is shared. What counts
-//! of a turn is its median batch: a batch takes microseconds, and few of them lose the processor. The
-//! mean is in the report beside it.
+//! Everyone has a turn in every round, so that what the machine's neighbours do is shared. What
+//! counts of a turn is its median batch: a batch takes microseconds, and few of them lose the
+//! processor. The mean is in the report beside it.
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;

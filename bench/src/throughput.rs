@@ -1,7 +1,7 @@
 //! `throughput`: what an event costs when the process is given all it can take.
 //!
-//! Every run of a contender has a run of the relay right before it, in every round: times on a shared
-//! machine drift, their ratio within a minute hardly does.
+//! Every run of a contender has a run of the relay right before it, in every round: times on a
+//! shared machine drift, their ratio within a minute hardly does.
 
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -186,8 +186,8 @@ pub(crate) fn find_cases(names: &[String]) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Names the programs that are compared with the relay. The gate is given `modules`, or those of the
-/// repository, if there is a case with a WASM rule.
+/// Names the programs that are compared with the relay. The gate is given `modules`, or those of
+/// the repository, if there is a case with a WASM rule.
 ///
 /// # Errors
 /// If the gate's program is not there, or there are no modules.

@@ -1,12 +1,14 @@
-//! Measures what it costs to read the text of events: rules over events without, with some and with only
-//! encoded text. `cargo bench -p streamgate-processors --bench text`; with a word behind it, only the rows
-//! that have it in their name.
+//! Measures what it costs to read the text of events: rules over events without, with some and with
+//! only encoded text. `cargo bench -p streamgate-processors --bench text`; with a word behind it,
+//! only the rows that have it in their name.
 //!
-//! Then each detector, and some rules, get single events of 256 KiB that are one piece again and again, which
-//! makes a search, a check or a decoder begin anew all the time; the slowest are shown.
+//! Then each detector, and some rules, get single events of 256 KiB that are one piece again and
+//! again, which makes a search, a check or a decoder begin anew all the time; the slowest are
+//! shown.
 //!
-//! One core, batches of 256 KiB of lines of about 200 bytes, 16 different ones in turn; filling them is not
-//! timed. Times are the best of several rounds. To compare two versions, build both and run them in turn.
+//! One core, batches of 256 KiB of lines of about 200 bytes, 16 different ones in turn; filling
+//! them is not timed. Times are the best of several rounds. To compare two versions, build both and
+//! run them in turn.
 
 use std::{
     hint::black_box,

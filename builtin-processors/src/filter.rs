@@ -9,8 +9,8 @@
 //! | `mode` | `drop` what matches, or `keep` only what matches | `drop` |
 //! | `text` | where it is looked for: in the `decoded` text, as a reader sees it, or in the bytes of the event (`source`) | `decoded` |
 //!
-//! Filters that drop by keyword and follow one another are [`fuse`](Filter::fuse)d: one pass finds the
-//! events that any of them is about, and only there they are asked one after the other.
+//! Filters that drop by keyword and follow one another are [`fuse`](Filter::fuse)d: one pass finds
+//! the events that any of them is about, and only there they are asked one after the other.
 
 use std::sync::Arc;
 
@@ -34,7 +34,8 @@ struct Keywords {
     ignore_case: bool,
 }
 
-/// Most keywords that a filter may have and still be fused: those of more are found as quickly alone.
+/// Most keywords that a filter may have and still be fused: those of more are found as quickly
+/// alone.
 const MOST_FUSED_KEYWORDS: usize = 1_000;
 
 /// Fewest filters that are fused: a single keyword is looked for at the speed of memory, and two of

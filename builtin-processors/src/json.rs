@@ -1,9 +1,10 @@
 //! Finds the fields that a rule is about in a JSON event, without parsing the rest of it.
 //!
 //! All fields of a rule are located in one walk, which ends as soon as nothing better can come.
-//! Values that no place leads into are skipped over, not built. Events that hold no JSON simply have
-//! no fields; nothing here fails. Nothing allocates for an event, except to decode a string or a key
-//! that holds escapes or is no UTF-8, and where more than [`INLINE_STATES`] places lead on at once.
+//! Values that no place leads into are skipped over, not built. Events that hold no JSON simply
+//! have no fields; nothing here fails. Nothing allocates for an event, except to decode a string or
+//! a key that holds escapes or is no UTF-8, and where more than [`INLINE_STATES`] places lead on at
+//! once.
 
 use std::{borrow::Cow, ops::ControlFlow};
 
@@ -140,7 +141,8 @@ struct Node {
     ends: Vec<(usize, usize)>,
     /// This node, and what stands behind a `**` that follows it.
     active: Vec<State>,
-    /// Whether it leads to members by their keys as they are, each to one node, and to nothing else.
+    /// Whether it leads to members by their keys as they are, each to one node, and to nothing
+    /// else.
     has_exact_keys_only: bool,
 }
 
@@ -217,8 +219,8 @@ impl Fields {
         child
     }
 
-    /// Walks the JSON of the event and shows every value at a place of a field to `visit`, an object
-    /// or array behind what is in it, until it breaks.
+    /// Walks the JSON of the event and shows every value at a place of a field to `visit`, an
+    /// object or array behind what is in it, until it breaks.
     ///
     /// What was found before an event turns out to be malformed counts.
     pub(crate) fn locate<'a>(
@@ -234,8 +236,8 @@ impl Fields {
         let _ = self.walk(&mut scanner, &states, 0, &mut visit);
     }
 
-    /// Walks the value at the scanner, at that depth. `None` ends the walk: the visitor broke it off,
-    /// or the event is malformed. Recurses at most [`scanner::MAX_NESTING`] deep.
+    /// Walks the value at the scanner, at that depth. `None` ends the walk: the visitor broke it
+    /// off, or the event is malformed. Recurses at most [`scanner::MAX_NESTING`] deep.
     fn walk<'a>(
         &self,
         scanner: &mut Scanner<'a>,
@@ -256,7 +258,7 @@ impl Fields {
                 };
                 while more {
                     let key = scanner.key()?;
-                    // Nearly all rules name their fields exactly, and nearly all members are no field.
+                    // Most rules name their fields exactly, and few members are one of them.
                     let inner = match exact.map(|node| node.child_of_key(&key)) {
                         Some(None) => None,
                         Some(Some(child)) => Some(self.states_of(child)),
@@ -285,8 +287,8 @@ impl Fields {
         }
     }
 
-    /// Walks on into the value at the scanner if a place leads on, and shows it to the visitor if it
-    /// is the end of a place. The scanner is behind the value then.
+    /// Walks on into the value at the scanner if a place leads on, and shows it to the visitor if
+    /// it is the end of a place. The scanner is behind the value then.
     fn descend<'a>(
         &self,
         scanner: &mut Scanner<'a>,
@@ -532,8 +534,8 @@ pub(crate) fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
         .unwrap_or_else(|| scanner::readable(value.raw()))
 }
 
-/// Returns a value as [`text`] does, but with bytes that are no UTF-8 as they are, so that texts that
-/// differ stay different.
+/// Returns a value as [`text`] does, but with bytes that are no UTF-8 as they are, so that texts
+/// that differ stay different.
 pub(crate) fn bytes<'a>(value: &Value<'a>) -> Cow<'a, [u8]> {
     match value.unescaped() {
         Some(inner) => Cow::Borrowed(inner),

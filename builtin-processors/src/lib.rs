@@ -1,9 +1,9 @@
 //! The native processors: bytes in, bytes out, no I/O, no clock of their own.
 //!
-//! [`Builtin`] is the closed set of them, by the name that a rule's `type` gives. A builtin is built
-//! once for each published revision and then copied for each worker: what was compiled is shared, and
-//! so is what `dedupe`, `throttle` and `sample` by a target remember; scratch space and random state
-//! are not. A rule that a new revision did not change goes on with what it remembers.
+//! [`Builtin`] is the closed set of them, by the name that a rule's `type` gives. A builtin is
+//! built once for each published revision and then copied for each worker: what was compiled is
+//! shared, and so is what `dedupe`, `throttle` and `sample` by a target remember; scratch space and
+//! random state are not. A rule that a new revision did not change goes on with what it remembers.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -155,8 +155,8 @@ impl Builtin {
         copy
     }
 
-    /// Goes on with what `previous` remembers, the same rule in the revision before, if its parameters
-    /// are the same; else it starts from nothing.
+    /// Goes on with what `previous` remembers, the same rule in the revision before, if its
+    /// parameters are the same; else it starts from nothing.
     pub fn continue_from(&mut self, previous: &Self) {
         match (self, previous) {
             (Self::Dedupe(dedupe), Self::Dedupe(previous)) => dedupe.continue_from(previous),
@@ -168,9 +168,9 @@ impl Builtin {
         }
     }
 
-    /// Makes this copy, which is new, go on in the middle of a batch, where a panic interrupted another
-    /// copy of the same rule: on the events that are left, it does what was decided already. Scratch
-    /// space of the other one is not looked at otherwise.
+    /// Makes this copy, which is new, go on in the middle of a batch, where a panic interrupted
+    /// another copy of the same rule: on the events that are left, it does what was decided
+    /// already. Scratch space of the other one is not looked at otherwise.
     pub fn resume_from(&mut self, interrupted: &mut Self) {
         match (self, interrupted) {
             (Self::Dedupe(dedupe), Self::Dedupe(interrupted)) => dedupe.resume_from(interrupted),
@@ -182,8 +182,9 @@ impl Builtin {
         }
     }
 
-    /// Applies the rule to the batch, as [`Processor::process`] does, and adds what it did to `tally`.
-    /// Whatever a `redact` rule did stands there also if it panics; of others, nothing does then.
+    /// Applies the rule to the batch, as [`Processor::process`] does, and adds what it did to
+    /// `tally`. Whatever a `redact` rule did stands there also if it panics; of others, nothing
+    /// does then.
     pub fn process_into(&mut self, batch: &mut Batch, tally: &mut Tally) {
         match self {
             Self::Redact(redact) => redact.process_each(batch, std::slice::from_mut(tally)),

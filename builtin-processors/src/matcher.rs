@@ -307,7 +307,8 @@ impl Pattern {
         }
     }
 
-    /// Returns what the scan has its hits in, in a text that does not have them in its encoded form.
+    /// Returns what the scan has its hits in, in a text that does not have them in its encoded
+    /// form.
     pub(crate) fn alphabet(&self) -> Alphabet {
         match self.rows() {
             Some(rows) => rows.alphabet(),
@@ -339,9 +340,9 @@ impl Pattern {
         }
     }
 
-    /// Finds the next match in a part of a body; its groups too if there is a place for them. Anchors are
-    /// about the body. `known` is the first place in the part or behind it where a gate that looks for
-    /// [`rows`](Self::rows) has a hit, if that is known.
+    /// Finds the next match in a part of a body; its groups too if there is a place for them.
+    /// Anchors are about the body. `known` is the first place in the part or behind it where a gate
+    /// that looks for [`rows`](Self::rows) has a hit, if that is known.
     pub(crate) fn next_match(
         &self,
         body: &[u8],
@@ -355,9 +356,9 @@ impl Pattern {
         else {
             return self.search(body, part, captures);
         };
-        // The regex is slow, so it gets no more than what a match around a hit can lie in. Where hits are
-        // dense and none of them is in a match, it gets twice as much each time: else it would look at every
-        // byte as often as a match is long.
+        // The regex is slow, so it gets no more than what a match around a hit can lie in. Where
+        // hits are dense and none of them is in a match, it gets twice as much each time: else it
+        // would look at every byte as often as a match is long.
         let mut next = known.or_else(|| gate.find_in(body, part.clone()));
         let (mut least, mut ahead) = (part.start, 0);
         loop {
@@ -431,8 +432,9 @@ pub(crate) struct Residue {
     in_texts: Vec<Regex>,
 }
 
-/// Longest match, in bytes, of a pattern that is looked for together with others. What counts further
-/// (`{26,35}`) multiplies the states of a common automaton, until it is built anew at every byte.
+/// Longest match, in bytes, of a pattern that is looked for together with others. What counts
+/// further (`{26,35}`) multiplies the states of a common automaton, until it is built anew at every
+/// byte.
 const MAX_FUSED_MATCH: usize = 32;
 
 impl Residue {
@@ -472,8 +474,8 @@ impl Residue {
         self.in_slices.len()
     }
 
-    /// Finds a byte of the next event of a slice that one of the patterns of a pass may match in, at or
-    /// after `at`.
+    /// Finds a byte of the next event of a slice that one of the patterns of a pass may match in,
+    /// at or after `at`.
     pub(crate) fn find_in_pass(&self, pass: usize, slice: &[u8], at: usize) -> Option<usize> {
         find_end(&self.in_slices[pass], slice, at)
     }
@@ -513,14 +515,15 @@ fn regex_config() -> regex_automata::meta::Config {
         .hybrid_cache_capacity(DFA_CACHE_BYTES)
 }
 
-/// Makes the pattern that scans whole slices, or single texts: it matches somewhere inside every event that
-/// `hir` matches in.
+/// Makes the pattern that scans whole slices, or single texts: it matches somewhere inside every
+/// event that `hir` matches in.
 ///
-/// For slices, line feeds are taken out of every class, so that no match spans two events: an event in the
-/// middle of a long match would be missed. The text of an event may hold line feeds. An anchor at the
-/// start becomes the start of a line, or nothing if it may be that of a part; other anchors become nothing, since what they look at (the
-/// end of a body, before `\n` or `\r\n`) cannot be said in one look. Word boundaries stay: the edge
-/// of a body and a line end are alike to them. Groups are dropped.
+/// For slices, line feeds are taken out of every class, so that no match spans two events: an event
+/// in the middle of a long match would be missed. The text of an event may hold line feeds. An
+/// anchor at the start becomes the start of a line, or nothing if it may be that of a part; other
+/// anchors become nothing, since what they look at (the end of a body, before `\n` or `\r\n`)
+/// cannot be said in one look. Word boundaries stay: the edge of a body and a line end are alike to
+/// them. Groups are dropped.
 fn widen(hir: &Hir, in_parts: bool, with_feeds: bool) -> Hir {
     let inner = |hir: &Hir| widen(hir, in_parts, with_feeds);
     match hir.kind() {

@@ -1,10 +1,10 @@
 //! Files that a user names: keys, secrets, certificates.
 //!
-//! A name may lead anywhere: to a pipe that nobody writes to, to a device, to a file system that does
-//! not answer. So a file is opened without waiting for another side, must be a regular file, is read up
-//! to a limit, and has to be read within [`READ_LIMIT`]. It is read on a thread of its own, since there is
-//! no way to end a call of a file system that hangs. No more than [`MAX_READERS`] such threads run, and
-//! one for each file.
+//! A name may lead anywhere: to a pipe without a writer, to a device, to a file system that
+//! does not answer. So a file is opened without waiting for another side, must be a regular file,
+//! is read up to a limit, and has to be read within [`READ_LIMIT`]. It is read on a thread of its
+//! own, since there is no way to end a call of a file system that hangs. No more than
+//! [`MAX_READERS`] such threads run, and one for each file.
 
 use std::{
     collections::BTreeSet,
@@ -67,8 +67,7 @@ fn read_now(path: &Path, most: usize) -> Result<Vec<u8>, String> {
             named(metadata.file_type())
         ));
     }
-    let too_large =
-        || format!("it has more than {most} bytes, which is the most that is expected there");
+    let too_large = || format!("it has more than {most} bytes, the limit for this kind of file");
     if metadata.len() > most as u64 {
         return Err(too_large());
     }
@@ -104,7 +103,7 @@ fn named(kind: FileType) -> &'static str {
         () if kind.is_fifo() => "a pipe (FIFO)",
         () if kind.is_socket() => "a socket",
         () if kind.is_char_device() || kind.is_block_device() => "a device",
-        () => "no regular file",
+        () => "a special file",
     }
 }
 
@@ -113,7 +112,7 @@ fn named(kind: FileType) -> &'static str {
     if kind.is_dir() {
         "a directory"
     } else {
-        "no regular file"
+        "a special file"
     }
 }
 
@@ -127,7 +126,7 @@ static ENDED: Condvar = Condvar::new();
 struct Turn(PathBuf);
 
 impl Turn {
-    /// Waits until nobody else reads the file, and there is room for one more that does.
+    /// Waits until no other thread reads the file and fewer than [`MAX_READERS`] files are read.
     fn wait(path: &Path, deadline: Instant) -> Option<Self> {
         let mut reading = reading();
         while reading.contains(path) || reading.len() >= MAX_READERS {
@@ -174,10 +173,10 @@ fn within<T: Send + 'static>(
     let started = reader.spawn(move || {
         let done = work();
         drop(turn);
-        // Nobody waits any more if it took too long.
+        // The caller may have given up at the limit.
         let _ = sender.send(done);
     });
-    started.map_err(|error| format!("there is no thread to read it: {error}"))?;
+    started.map_err(|error| format!("cannot start a thread to read it: {error}"))?;
     let left = deadline.saturating_duration_since(Instant::now());
     read.recv_timeout(left).unwrap_or_else(|_| Err(hangs()))
 }

@@ -31,25 +31,27 @@
 //! | `drop` | is dropped |
 //! | `pass` | goes on as it is |
 //!
-//! A rule reads the texts of an event, which are decoded in this order: escapes of JSON, with JSON inside
-//! JSON up to three levels; terminal codes; percent-encoding, twice; `+` in what is percent-encoded. A match
-//! ends with the text that it begins in or, if it begins in a key and needs more, with the key's value. A
-//! pattern that names an escape of JSON is matched with the bytes too.
+//! A rule reads the texts of an event, which are decoded in this order: escapes of JSON, with JSON
+//! inside JSON up to three levels; terminal codes; percent-encoding, twice; `+` in what is
+//! percent-encoded. A match ends with the text that it begins in or, if it begins in a key and
+//! needs more, with the key's value. A pattern that names an escape of JSON is matched with the
+//! bytes too.
 //!
-//! Every match in an event is dealt with, from left to right. What lies outside the matches is never
-//! changed, and a replacement cannot make a new event. An event that is valid JSON stays valid JSON:
-//! new text is encoded for its place, a number becomes a text. What detectors find is redacted until
-//! they find nothing new, so that redacting twice does what redacting once does. A hash that the rule
-//! itself could have written is left, and exempts nothing around it.
+//! Every match in an event is dealt with, from left to right. What lies outside the matches is
+//! never changed, and a replacement cannot make a new event. An event that is valid JSON stays
+//! valid JSON: new text is encoded for its place, a number becomes a text. What detectors find is
+//! redacted until they find nothing new, so that redacting twice does what redacting once does. A
+//! hash that the rule itself could have written is left, and exempts nothing around it.
 //!
-//! `fields` are paths as docs/rules.md says. A field that is an object or an array means all in it. Plain
-//! text has no fields: with `fields` it is left alone, with `except_fields` it is redacted as a whole. A
-//! value of a selected field that was cut off is hidden whole, in an event in which the rule may match at
-//! all. [`Redact::take_notes`] counts the events in which fields could not be told.
+//! `fields` are paths as docs/rules.md says. A field that is an object or an array means all in it.
+//! Plain text has no fields: with `fields` it is left alone, with `except_fields` it is redacted as
+//! a whole. A value of a selected field that was cut off is hidden whole, in an event in which the
+//! rule may match at all. [`Redact::take_notes`] counts the events in which fields could not be
+//! told.
 //!
-//! Rules that follow one another are made into one by [`Redact::fuse`]: a single pass over the bytes
-//! finds the events that any of them may be about. On such an event they run in order, each on what
-//! the one before it left, and each has a tally of its own.
+//! Rules that follow one another are made into one by [`Redact::fuse`]: a single pass over the
+//! bytes finds the events that any of them may be about. On such an event they run in order, each
+//! on what the one before it left, and each has a tally of its own.
 
 use streamgate_guest::{Batch, Processor, Tally};
 
@@ -101,8 +103,8 @@ impl Redact {
         self.engine.process(&mut self.rules, batch, tallies);
     }
 
-    /// Returns, for each rule, of how many events it could not tell the fields, since that was asked for
-    /// last.
+    /// Returns, for each rule, of how many events it could not tell the fields, since that was
+    /// asked for last.
     pub fn take_notes(&mut self) -> impl Iterator<Item = Notes> {
         self.rules
             .iter_mut()

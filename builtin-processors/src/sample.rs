@@ -14,18 +14,18 @@
 //! | `max_keys` | with a target and a key: so many values have a share of their own, the others one in common; at most 10,000 | 500 |
 //!
 //! **Consistent.** 56 bits of randomness come from the value, and an event is kept if they are at
-//! least `(1 - rate) * 2^56`: the events kept at 10 % are among those kept at 50 %. A W3C trace id (32
-//! hexadecimal digits, not all 0) gives its last 56 bits, as OpenTelemetry's samplers take them; any
-//! other value the upper 56 bits of its XXH3. An event without the key is sampled at random, at the
-//! same rate. Source: OpenTelemetry, "TraceState: Probability Sampling", rejection threshold and
-//! randomness.
+//! least `(1 - rate) * 2^56`: the events kept at 10 % are among those kept at 50 %. A W3C trace id
+//! (32 hexadecimal digits, not all 0) gives its last 56 bits, as OpenTelemetry's samplers take
+//! them; any other value the upper 56 bits of its XXH3. An event without the key is sampled at
+//! random, at the same rate. Source: OpenTelemetry, "TraceState: Probability Sampling", rejection
+//! threshold and randomness.
 //!
 //! **By target**: see `sample/dynamic.rs`. Excepted events are kept beside the target.
 //!
 //! **Recorded rate.** The sum of the field over what is left estimates how many events there were,
-//! without bias. If the field is there and a number, as after another `sample`, it is multiplied; an
-//! excepted event stands for 1. Text and malformed JSON are not changed. An event that there is no
-//! room to write in goes on as it is and counts as `failed`.
+//! without bias. If the field is there and a number, as after another `sample`, it is multiplied;
+//! an excepted event stands for 1. Text and malformed JSON are not changed. An event that there is
+//! no room to write in goes on as it is and counts as `failed`.
 
 use serde::Deserialize;
 use streamgate_guest::{
@@ -384,7 +384,8 @@ impl Record {
         })
     }
 
-    /// Multiplies the field of a JSON event by `factor`; of one that has no such number, makes it that.
+    /// Multiplies the field of a JSON event by `factor`; of one that has no such number, makes it
+    /// that.
     fn write(&mut self, body: &[u8], factor: f64, rewrite: &mut Rewrite<'_>) -> Verdict {
         let Some(member) = member::find(body, &self.key) else {
             return Verdict::Keep;
@@ -433,8 +434,8 @@ impl Record {
     }
 }
 
-/// Returns 56 bits of randomness that are the same wherever an event with that key is seen; `None` if
-/// it has none, or an all-zero trace id, which is no id.
+/// Returns 56 bits of randomness that are the same wherever an event with that key is seen; `None`
+/// if it has none, or an all-zero trace id, which is no id.
 fn randomness_of(key: &Key, body: &[u8]) -> Option<u64> {
     const NO_ID: u128 = u128::MAX;
     let hash = key.read(body, |text| match trace_randomness(text) {

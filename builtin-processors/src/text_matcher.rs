@@ -11,8 +11,8 @@ use crate::{
 /// There is none.
 const NOWHERE: usize = usize::MAX;
 
-/// Finds keywords or a pattern in the text of events: in their bytes, and in a [`View`] of those with a
-/// trigger.
+/// Finds keywords or a pattern in the text of events: in their bytes, and in a [`View`] of those
+/// with a trigger.
 #[derive(Debug, Clone)]
 pub(crate) struct TextMatcher {
     matcher: Matcher,

@@ -1,9 +1,9 @@
 //! An event as a reader sees it: what its encodings stand for, and where that is in its bytes.
 //!
-//! Rules look for text. The bytes of an event are one writing of it: PHP writes `/` as `\/`, .NET `@` as
-//! `\u0040`, a URL holds `%40`, a logger puts JSON into a string of JSON, a console is coloured. A
-//! [`View`] holds the texts of one event with these removed, and where in the event each piece of them is,
-//! so that what is found in a text can be replaced in the event.
+//! Rules look for text. The bytes of an event are one writing of it: PHP writes `/` as `\/`, .NET
+//! `@` as `\u0040`, a URL holds `%40`, a logger puts JSON into a string of JSON, a console is
+//! coloured. A [`View`] holds the texts of one event with these removed, and where in the event
+//! each piece of them is, so that what is found in a text can be replaced in the event.
 //!
 //! ```text
 //! event    {"m":"mira\u0040example.net","u":"/x?a=b%40c"}
@@ -11,12 +11,13 @@
 //! layer 1  {"m":"mira@example.net","u":"/x?a=b@c"}            percent-encoding
 //! ```
 //!
-//! Each layer is made of the one before it by a step. Those of JSON (one for each level of JSON inside
-//! JSON) all lead to layer 0, which replaces the source: `tname` is not in `"a\tname"`. Percent-encoding
-//! and terminal codes may also be meant as they are, so their layers are searched beside the one before.
+//! Each layer is made of the one before it by a step. Those of JSON (one for each level of JSON
+//! inside JSON) all lead to layer 0, which replaces the source: `tname` is not in `"a\tname"`.
+//! Percent-encoding and terminal codes may also be meant as they are, so their layers are searched
+//! beside the one before.
 //!
-//! A view is made only of an event with a [trigger](find_trigger). Any other event is its own text. Its
-//! [`Structure`] as JSON is found out when a rule asks for it.
+//! A view is made only of an event with a [trigger](find_trigger). Any other event is its own text.
+//! Its [`Structure`] as JSON is found out when a rule asks for it.
 
 use std::{mem, ops::Range};
 
@@ -40,8 +41,8 @@ const MAX_LEVELS: usize = 4;
 /// Times that percent-encoding is removed.
 const MAX_PERCENT: usize = 2;
 
-/// Most steps of one event: levels of JSON, or what is left of it; terminal codes; percent-encoding,
-/// each time with the JSON in it; `+`.
+/// Most steps of one event: levels of JSON, or what is left of it; terminal codes;
+/// percent-encoding, each time with the JSON in it; `+`.
 const MAX_STEPS: usize = MAX_LEVELS + 1 + 2 * MAX_PERCENT + 1;
 
 /// What a view may hold on to between events, for each of its parts, in bytes.
@@ -125,7 +126,8 @@ enum Encoding {
     Plus,
 }
 
-/// Whether there may be a document in a text of JSON: quotes were escaped there, or are of the other kind.
+/// Whether there may be a document in a text of JSON: quotes were escaped there, or are of the
+/// other kind.
 fn may_hold_document(text: &[u8], was_escaped: bool) -> bool {
     match was_escaped {
         true => memchr::memchr(b'{', text).is_some(),
@@ -133,8 +135,8 @@ fn may_hold_document(text: &[u8], was_escaped: bool) -> bool {
     }
 }
 
-/// Finds the next byte at or after `at` that may make a view differ from the bytes: a backslash, a `%`
-/// before two hexadecimal digits, an escape character.
+/// Finds the next byte at or after `at` that may make a view differ from the bytes: a backslash, a
+/// `%` before two hexadecimal digits, an escape character.
 pub(crate) fn find_trigger(slice: &[u8], at: usize) -> Option<usize> {
     let mut at = at;
     loop {
@@ -162,12 +164,14 @@ impl View {
         }
     }
 
-    /// Says whether one of the texts of an event with a trigger may hold something of that alphabet that its
-    /// bytes do not hold: `holds` is shown texts, from which a match in any layer cannot be missing. It is a quick look, without
-    /// the structure of the event: most events hold nothing, and need no view.
+    /// Says whether one of the texts of an event with a trigger may hold something of that alphabet
+    /// that its bytes do not hold: `holds` is shown texts, from which a match in any layer cannot
+    /// be missing. It is a quick look, without the structure of the event: most events hold
+    /// nothing, and need no view.
     ///
-    /// In JSON, backslashes stand in texts only, so that their escapes can be removed without knowing where
-    /// these begin. What would be otherwise in one layer is so in the bytes, or the answer is yes.
+    /// In JSON, backslashes stand in texts only, so that their escapes can be removed without
+    /// knowing where these begin. What would be otherwise in one layer is so in the bytes, or the
+    /// answer is yes.
     pub(crate) fn may_hold(
         &mut self,
         body: &[u8],
@@ -178,7 +182,8 @@ impl View {
             return false;
         }
         let has_backslash = memchr::memchr(b'\\', body).is_some();
-        // Elsewhere than in JSON from the first byte on, it depends on the structure what is an escape.
+        // Elsewhere than in JSON from the first byte on, it depends on the structure what is an
+        // escape.
         if has_backslash && !lexer::begins_json(body) {
             return true;
         }
@@ -330,8 +335,9 @@ impl View {
         self.is_broken_inside
     }
 
-    /// Returns the keys and values of a layer, in the order in which they begin; an object or an array is
-    /// before what is in it, a key right before its value. [`read`](Self::read) finds them.
+    /// Returns the keys and values of a layer, in the order in which they begin; an object or an
+    /// array is before what is in it, a key right before its value. [`read`](Self::read) finds
+    /// them.
     pub(crate) fn nodes(&self, layer: usize) -> &[Node] {
         &self.layers[layer].nodes
     }
@@ -394,8 +400,8 @@ impl View {
         place(source.start)..place(source.end)
     }
 
-    /// Takes pieces of encodings off the edges of a range of a layer: terminal codes that the next layer is
-    /// without, and what it decodes, if the range holds a part of that only.
+    /// Takes pieces of encodings off the edges of a range of a layer: terminal codes that the next
+    /// layer is without, and what it decodes, if the range holds a part of that only.
     pub(crate) fn without_split_pieces(&self, layer: usize, range: Range<usize>) -> Range<usize> {
         let steps = &self.steps[..self.step_count];
         let Some(step) = steps.get(self.layers[layer].steps) else {
@@ -417,8 +423,8 @@ impl View {
         }
     }
 
-    /// Writes `text` as it must be written where a range of a layer begins, with the encodings that are
-    /// in force there. `in_quotes` puts it into quotes of its own.
+    /// Writes `text` as it must be written where a range of a layer begins, with the encodings that
+    /// are in force there. `in_quotes` puts it into quotes of its own.
     pub(crate) fn encode(
         &self,
         layer: usize,
@@ -578,8 +584,8 @@ impl View {
         self.scratch.inside = inside;
     }
 
-    /// Reads the documents in ranges of a layer, each of which lies in the text of that number; returns
-    /// whether there are any.
+    /// Reads the documents in ranges of a layer, each of which lies in the text of that number;
+    /// returns whether there are any.
     fn read_inside(&mut self, layer: usize, body: &[u8], inside: &[(Range<usize>, usize)]) -> bool {
         if inside.is_empty() {
             return false;

@@ -1,8 +1,9 @@
 //! The work for an event grows with its length, and not faster, whatever the event is made of.
 //!
-//! Each detector and a set of rules get long events of one repeated piece, of some length and of eight
-//! times that. Where the work is linear, the time grows eightfold; where it is quadratic, 64-fold. Three
-//! times the linear growth is allowed, and times too short to tell: so a machine under load passes.
+//! Each detector and a set of rules get long events of one repeated piece, of some length and of
+//! eight times that. Where the work is linear, the time grows eightfold; where it is quadratic,
+//! 64-fold. Three times the linear growth is allowed, and times too short to tell: so a machine
+//! under load passes.
 
 use std::time::{Duration, Instant};
 

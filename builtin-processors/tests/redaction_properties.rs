@@ -271,7 +271,8 @@ proptest! {
         let mut redact = build(&with_action(&pattern, action));
         let out = run(&mut redact, &event)?;
         let (before, after) = (node(&event)?, node(&out)?);
-        // A pattern for the source of JSON, such as `,"x":\d+`, may take a member out, if nothing is left.
+        // A pattern for the source of JSON, such as `,"x":\d+`, may take a member out, if nothing
+        // is left.
         prop_assume!(action != REMOVE);
         prop_assert_eq!(before.differs(&after), None, "`{}` became `{}`", event, out);
     }

@@ -11,8 +11,9 @@
 //!
 //! `in_flight` and `queued` are booked as events come and go, not computed from the rest, so that
 //! the equations can fail and tests can assert them. An output's `offered` is the pipeline's
-//! `delivered_to_chain_end` since that output was made, `recovered` what it found in its spool then or took
-//! over from the output that it replaced, and `redriven` what was taken out of its dead letters.
+//! `delivered_to_chain_end` since that output was made, `recovered` what it found in its spool then
+//! or took over from the output that it replaced, and `redriven` what was taken out of its dead
+//! letters.
 //!
 //! Accounts of rules and outputs live as long as something refers to them ([`RuleAccount`],
 //! [`OutputAccount`]); what was booked for a rule that is gone stays in the pipeline's totals.
@@ -145,8 +146,9 @@ struct OutputFigures {
 }
 
 impl OutputFigures {
-    /// Takes events off those that are queued; returns how many were. An attempt that hung when its output
-    /// was given up may end well later, when its events are booked already: each is booked once.
+    /// Takes events off those that are queued; returns how many were. An attempt that hung when its
+    /// output was given up may end well later, when its events are booked already: each is booked
+    /// once.
     fn take_queued(&mut self, events: u64) -> u64 {
         let events = events.min(self.queued);
         self.queued -= events;
@@ -440,7 +442,8 @@ impl OutputAccount {
         });
     }
 
-    /// Books events that were found in a spool, or come from the output that this one replaces; they are queued from here on.
+    /// Books events that were found in a spool, or come from the output that this one replaces;
+    /// they are queued from here on.
     pub fn recovered(&self, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
@@ -467,7 +470,8 @@ impl OutputAccount {
         });
     }
 
-    /// Books dead letters that gave way to newer ones. They were booked as dead letters and stay so.
+    /// Books dead letters that gave way to newer ones. They were booked as dead letters and stay
+    /// so.
     pub fn dead_letters_dropped(&self, events: u64) {
         self.books.settle(|ledger| {
             ledger.outputs.get_mut(self.slot).dead_letters_dropped += events;
@@ -475,8 +479,8 @@ impl OutputAccount {
     }
 
     /// Books queued events of an output that ends as left for another one, which books them as
-    /// recovered: in a spool, or handed on in memory. A spool may have more than is queued here, since
-    /// what was sent and not acknowledged is sent again.
+    /// recovered: in a spool, or handed on in memory. A spool may have more than is queued here,
+    /// since what was sent and not acknowledged is sent again.
     pub fn handed_on(&self, events: u64) {
         self.books.settle(|ledger| {
             let figures = ledger.outputs.get_mut(self.slot);
@@ -650,11 +654,11 @@ pub struct IngestStats {
     pub truncated: u64,
     /// Requests that were refused whole (their events are not in `received`).
     pub refused_requests: u64,
-    /// Datagrams that the kernel dropped since they were not read in time; how many events were in them
-    /// is not known. Told with the next datagram of the same socket.
+    /// Datagrams that the kernel dropped since they were not read in time; how many events were in
+    /// them is not known. Told with the next datagram of the same socket.
     pub kernel_dropped_datagrams: u64,
-    /// Half lines and bodies that did not go on and were given up, since their room in the memory budget
-    /// was needed.
+    /// Half lines and bodies that did not go on and were given up, since their room in the memory
+    /// budget was needed.
     pub evicted: u64,
     /// Connections that were closed since their place was needed by a new one.
     pub closed_connections: u64,
@@ -684,11 +688,12 @@ pub struct RuleStats {
     pub failed: u64,
     /// Events that it failed on and that were dropped (`on_error`).
     pub failed_dropped: u64,
-    /// Events that begin like JSON and could not be read, so that the rule could not tell their fields;
-    /// `on_unstructured` says what became of them (redact rules with `fields` or `except_fields` only).
+    /// Events that begin like JSON and could not be read, so that the rule could not tell their
+    /// fields; `on_unstructured` says what became of them (redact rules with `fields` or
+    /// `except_fields` only).
     pub unstructured: u64,
-    /// Events that may hold what the rule looks for, have none of its `fields`, and passed it untouched
-    /// (redact rules with `fields` only).
+    /// Events that may hold what the rule looks for, have none of its `fields`, and passed it
+    /// untouched (redact rules with `fields` only).
     pub no_fields: u64,
     /// Why they failed (WASM rules only): adds up to `failed` and `failed_dropped`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -703,8 +708,8 @@ pub struct OutputStats {
     /// The output's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Events that reached the end of the chain. With `recovered` and `redriven` it equals the sum of
-    /// `sent`, `dead_lettered`, `queued` and all of `discarded`.
+    /// Events that reached the end of the chain. With `recovered` and `redriven` it equals the sum
+    /// of `sent`, `dead_lettered`, `queued` and all of `discarded`.
     pub offered: u64,
     /// Events that were found in the output's spool when it was made.
     pub recovered: u64,

@@ -43,8 +43,8 @@ pub struct Settings {
     /// share, `redis://[user:password@]host[:port][/db]` [default: ./streamgate-data]
     #[arg(long, env = "STREAMGATE_STORE", value_name = "DIR|URL")]
     pub store: Option<String>,
-    /// With a Redis: where the last good config is kept, to start from when Redis is away; `off` keeps
-    /// none [default: ./streamgate-cache]
+    /// With a Redis: where the last good config is kept, to start from when Redis is away; `off`
+    /// keeps none [default: ./streamgate-cache]
     #[arg(long, env = "STREAMGATE_CACHE", value_name = "DIR")]
     pub cache: Option<String>,
     /// With `rediss://`: the certificate (PEM) of the CA [default: the system's]
@@ -75,13 +75,15 @@ pub struct Settings {
     /// Threads that run the rules [default: half of the processors, at least 1]
     #[arg(long, env = "STREAMGATE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// The longest event; a longer one is cut and marked when the rules have seen it [default: 256KiB]
+    /// The longest event; a longer one is cut and marked when the rules have seen it [default:
+    /// 256KiB]
     #[arg(long, env = "STREAMGATE_MAX_EVENT", value_name = "SIZE")]
     pub max_event: Option<String>,
     /// The longest datagram; of a longer one the rest is lost [default: 65535]
     #[arg(long, env = "STREAMGATE_MAX_DATAGRAM", value_name = "SIZE")]
     pub max_datagram: Option<String>,
-    /// Sockets that share the UDP port, each with a thread [default: half of the processors, 1 to 8]
+    /// Sockets that share the UDP port, each with a thread [default: half of the processors, 1 to
+    /// 8]
     #[arg(long, env = "STREAMGATE_UDP_SOCKETS", value_name = "N")]
     pub udp_sockets: Option<usize>,
     /// The longest body of a `POST /ingest`, after decompression [default: 16MiB]
@@ -99,19 +101,19 @@ pub struct Settings {
     /// How long the end may take: what was accepted is sent within it [default: 10s]
     #[arg(long, env = "STREAMGATE_GRACE_PERIOD", value_name = "TIME")]
     pub grace_period: Option<String>,
-    /// Where outputs keep their spools and dead letters; `off` keeps none [default: `outputs` in the
-    /// directory of the store, or of the cache]
+    /// Where outputs keep their spools and dead letters; `off` keeps none [default: `outputs` in
+    /// the directory of the store, or of the cache]
     #[arg(long, env = "STREAMGATE_SPOOL", value_name = "DIR")]
     pub spool: Option<String>,
-    /// The folder below which outputs of type `file` write; `off` lets none [default: `files` in the
-    /// directory of the store, or of the cache]
+    /// The folder below which outputs of type `file` write; `off` lets none [default: `files` in
+    /// the directory of the store, or of the cache]
     #[arg(long, env = "STREAMGATE_FILES", value_name = "DIR")]
     pub files: Option<String>,
     /// Answer `POST /ingest` only when every output has the events delivered or on its disk
     #[arg(long, env = "STREAMGATE_DURABLE")]
     pub durable: bool,
-    /// With a Redis: take events without rules while the config is not known, as Redis cannot be read and
-    /// there is no last good config
+    /// With a Redis: take events without rules while the config is not known, as Redis cannot be
+    /// read and there is no last good config
     #[arg(long, env = "STREAMGATE_START_EMPTY")]
     pub start_empty: bool,
     /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
@@ -181,8 +183,8 @@ pub enum Listen {
     Off,
     /// At this address.
     At(SocketAddr),
-    /// At this port of all addresses, IPv6 too where there is any. The default: `localhost` may mean
-    /// either, and a datagram to the one that nobody listens on is lost without a word.
+    /// At this port of all addresses, IPv6 too where there is any. The default: `localhost` may
+    /// mean either, and a datagram to the one that nobody listens on is lost without a word.
     Everywhere(u16),
 }
 

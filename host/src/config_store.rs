@@ -3,8 +3,8 @@
 //! Promises that an edit is in the store whole or not at all, whatever happens to the process, and
 //! that what it hands out has the shape of a manifest. Whether a manifest can be built is for
 //! `gate` to say, and who may edit when for `control`. Everything here blocks: async callers go
-//! through `spawn_blocking`. A store in Redis may fail at any time: that costs edits and publishes, and
-//! nothing else.
+//! through `spawn_blocking`. A store in Redis may fail at any time: that costs edits and publishes,
+//! and nothing else.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
@@ -405,12 +405,12 @@ impl ConfigStore {
 
     /// Gives `bytes` a name, which may have meant another module before.
     ///
-    /// A module is kept for as long as something needs it: its name, the draft, the live manifest, or
-    /// a revision that is pinned to its digest.
+    /// A module is kept for as long as something needs it: its name, the draft, the live manifest,
+    /// or a revision that is pinned to its digest.
     ///
     /// # Errors
-    /// There are too many modules or they are too large, or it cannot be written; nothing was changed
-    /// then.
+    /// There are too many modules or they are too large, or it cannot be written; nothing was
+    /// changed then.
     pub fn put_module(&self, entry: ModuleEntry, bytes: &[u8]) -> Result<(), StoreError> {
         match self {
             Self::Embedded(store) => store.put_module(entry, bytes),
@@ -453,7 +453,8 @@ impl ConfigStore {
     }
 }
 
-/// Checks that one more module has room: among `entries` by name, and in `stored` bytes that are there.
+/// Checks that one more module has room: among `entries` by name, and in `stored` bytes that are
+/// there.
 fn check_room(
     entries: &[ModuleEntry],
     stored: &BTreeMap<Digest, u64>,

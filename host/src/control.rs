@@ -74,8 +74,8 @@ struct Shared {
     fleet: Option<Fleet>,
     /// One for each module that is on its way, in or out, so that their bytes are bounded.
     transfers: Arc<Semaphore>,
-    /// Held while the store is changed, so that edits come one after the other. Readers do not wait for
-    /// it. Nobody who holds it opens a file that a user names, or compiles anything.
+    /// Held while the store is changed, so that edits come one after the other. Readers do not wait
+    /// for it. Nobody who holds it opens a file that a user names, or compiles anything.
     editing: Arc<Mutex<()>>,
     /// Held from before a revision is built until it is live; edits go on meanwhile.
     publishing: Arc<Mutex<()>>,
@@ -109,8 +109,8 @@ impl ControlState {
     }
 
     /// Changes the draft: `change` gets a copy and may refuse; what it leaves is stored, and only
-    /// then seen. What `change` puts there was checked before ([`Self::check`]). It does not run on the
-    /// async runtime, and runs again if somebody at another gate changed the draft meanwhile.
+    /// then seen. What `change` puts there was checked before ([`Self::check`]). It does not run on
+    /// the async runtime, and runs again if somebody at another gate changed the draft meanwhile.
     async fn edit<T: Send + 'static>(
         &self,
         change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,

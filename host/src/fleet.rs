@@ -10,7 +10,8 @@
 //! - the **herald** writes what this gate runs, under a key that expires.
 //!
 //! Promises that events never wait for any of it, that a manifest is in force whole or not at all,
-//! and that a gate never goes back to an older revision by itself (`config_store::redis::superseding`).
+//! and that a gate never goes back to an older revision by itself
+//! (`config_store::redis::superseding`).
 
 use std::{
     cell::RefCell,
@@ -137,8 +138,8 @@ pub struct Counters {
 pub struct ConfigStatus {
     /// Where the store is: a directory, `memory:`, or the URL of a Redis without its password.
     pub store: String,
-    /// `ok`; `degraded` while Redis cannot be used, or has something that this gate does not take: it
-    /// goes on with the last good config.
+    /// `ok`; `degraded` while Redis cannot be used, or has something that this gate does not take:
+    /// it goes on with the last good config.
     pub state: &'static str,
     /// Why it is degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,8 +156,8 @@ pub struct ConfigStatus {
     /// What was in Redis and was not taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedManifest>,
-    /// The revision that Redis has, if it is older than the one in force: it lost something. The next
-    /// publish mends it.
+    /// The revision that Redis has, if it is older than the one in force: it lost something. The
+    /// next publish mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_behind: Option<u64>,
 }
@@ -662,8 +663,8 @@ impl Refusal {
     }
 }
 
-/// Times between tries: doubled each time, and a random half of it, so that gates do not come back in
-/// step.
+/// Times between tries: doubled each time, and a random half of it, so that gates do not come back
+/// in step.
 #[derive(Debug, Default)]
 struct Backoff {
     failures: u32,

@@ -43,7 +43,8 @@ struct Inner {
     memory: Arc<Memory>,
     launcher: Launcher,
     wasm: Wasm,
-    /// Held from before a revision is built until it is live, so that they come one after the other.
+    /// Held from before a revision is built until it is live, so that they come one after the
+    /// other.
     changing: Mutex<()>,
     /// Held while a revision is made live, so that two of them cannot mix their outputs. True once
     /// the outputs were let go of: what is made live then starts none that the end would wait for.

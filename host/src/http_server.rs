@@ -2,9 +2,9 @@
 //!
 //! Promises that no client can hold a connection without sending a request or without reading the
 //! answer, that there are never more connections than allowed, that one which waits for its client
-//! gives way to a new one when there are as many ([`Slots`]), and that running out of file descriptors
-//! slows accepting instead of spinning or ending it. What bodies may be and how long they may take is
-//! for the router to say.
+//! gives way to a new one when there are as many ([`Slots`]), and that running out of file
+//! descriptors slows accepting instead of spinning or ending it. What bodies may be and how long
+//! they may take is for the router to say.
 //!
 //! Our own loop, because `axum::serve` sets no timeout for the head of a request: a client that
 //! sends one byte a minute would keep its connection for ever.
@@ -70,8 +70,8 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// charged to the memory budget.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
-/// Clients that are told at the same time that there is no place for them, and how long they have to
-/// read it; further ones are closed without a word.
+/// Clients that are told at the same time that there is no place for them, and how long they have
+/// to read it; further ones are closed without a word.
 const REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -92,8 +92,8 @@ pub struct Options {
     pub listener: &'static str,
     /// Where connections that are closed for others, or refused, are booked.
     pub books: Option<(Arc<Books>, Ingest)>,
-    /// Most connections at a time; for a further one, one that waits for its client is closed, and if
-    /// there is none the new one is answered with 503. Default: 1024.
+    /// Most connections at a time; for a further one, one that waits for its client is closed, and
+    /// if there is none the new one is answered with 503. Default: 1024.
     pub max_connections: usize,
     /// Longest time for the head of a request, counted from when the connection became idle; then
     /// the connection is closed. So it is the keep-alive timeout too. Default: 10 s.
@@ -226,8 +226,8 @@ pub async fn serve(
     drain(connections, graceful, options.grace_period).await;
 }
 
-/// Tells a client that there is no place for it. What it sends meanwhile is read, so that the answer is
-/// not lost in a reset.
+/// Tells a client that there is no place for it. What it sends meanwhile is read, so that the
+/// answer is not lost in a reset.
 async fn refuse(mut stream: TcpStream) {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
@@ -427,8 +427,8 @@ impl AcceptErrors {
         }
     }
 
-    /// Waits a little, unless the error is about one connection that is gone already. Says so once in
-    /// [`ACCEPT_WARN_EVERY`] at most.
+    /// Waits a little, unless the error is about one connection that is gone already. Says so once
+    /// in [`ACCEPT_WARN_EVERY`] at most.
     pub async fn pause(&mut self, err: &io::Error) {
         if matches!(
             err.kind(),

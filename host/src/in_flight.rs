@@ -1,15 +1,17 @@
 //! How far senders over TCP may be ahead of the outputs.
 //!
-//! Events that wait between a socket and an output cost more the more they are: beyond the size of the
-//! processor's cache the kernel copies them from cold memory. So a socket is not read while more than a
-//! small target is in flight, as long as the outputs drain that much within [`LONGEST_PAUSE`]: the sender
-//! does not notice, as the kernel buffers more than comes in such a pause.
+//! Events that wait between a socket and an output cost more the more they are: beyond the size of
+//! the processor's cache the kernel copies them from cold memory. So a socket is not read while
+//! more than a small target is in flight, as long as the outputs drain that much within
+//! [`LONGEST_PAUSE`]: the sender does not notice, as the kernel buffers more than comes in such a
+//! pause.
 //!
-//! A slower output is a wait to be absorbed: the pauses end for [`ABSORB_TIME`], and what the memory budget
-//! has is used. No application is slowed down to the pace of its vendor while there is room.
+//! A slower output is a wait to be absorbed: the pauses end for [`ABSORB_TIME`], and what the
+//! memory budget has is used. No application is slowed down to the pace of its vendor while there
+//! is room.
 //!
-//! A batch is in flight from when it was read until the first of its outputs takes it: the others, and
-//! requests that are under way, hold memory of the budget, but are not waited for.
+//! A batch is in flight from when it was read until the first of its outputs takes it: the others,
+//! and requests that are under way, hold memory of the budget, but are not waited for.
 
 use std::{
     sync::{
@@ -172,7 +174,8 @@ mod tests {
         above.leave();
         waiting.await.expect("it does not panic");
         assert_eq!(flight.bytes(), TARGET - 1);
-        // It was drained in time, or it was not and is absorbed; in both cases the next read is not put off.
+        // It was drained in time, or it was not and is absorbed; in both cases the next read is not
+        // put off.
         drop(below);
         assert!(has_room_now(&flight).await);
     }

@@ -27,8 +27,8 @@ pub mod udp;
 /// Bounds of what is taken in.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Longest event in bytes, terminator not counted; a longer one is counted, and cut and marked when
-    /// the rules have seen it.
+    /// Longest event in bytes, terminator not counted; a longer one is counted, and cut and marked
+    /// when the rules have seen it.
     pub max_event_bytes: usize,
     /// Longest datagram in bytes; of a longer one the rest is lost, its last event is marked and
     /// counted.

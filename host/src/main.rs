@@ -83,8 +83,8 @@ fn serve(settings: Settings) -> ExitCode {
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
         );
-        // A limit on the size of files (`LimitFSIZE=` of systemd) is an error of that write, like a full
-        // disk, and not the end of the process.
+        // A limit on the size of files (`LimitFSIZE=` of systemd) is an error of that write, like a
+        // full disk, and not the end of the process.
         let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
         let _ignored = ignore_signals()?;
         tokio::spawn(end_on_signals(terminate, interrupt, trigger));
@@ -103,8 +103,8 @@ fn serve(settings: Settings) -> ExitCode {
     }
 }
 
-/// Signals that would end the process without a drain, and that process managers, log rotation and users
-/// send by mistake, do nothing, as long as what is returned is kept.
+/// Signals that would end the process without a drain, and that process managers, log rotation and
+/// users send by mistake, do nothing, as long as what is returned is kept.
 fn ignore_signals() -> std::io::Result<[Signal; 4]> {
     Ok([
         signal(SignalKind::hangup())?,

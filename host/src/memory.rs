@@ -5,8 +5,8 @@
 //! make it grow. Buffers come in a few sizes ([`BlockSize`]) and are handed out last in, first out,
 //! so that the one that is still in the processor's cache is written to next.
 //!
-//! What is held while a peer is waited for is on the list of [`Holders`]. Whoever waits for room longer
-//! than [`EVICT_AFTER`] has the oldest of them let go.
+//! What is held while a peer is waited for is on the list of [`Holders`]. Whoever waits for room
+//! longer than [`EVICT_AFTER`] has the oldest of them let go.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -37,15 +37,16 @@ pub const MIN_BUDGET_BYTES: usize = 32 * 1024 * 1024;
 /// Buffers of each pooled size that are kept for reuse; at most 11 MiB in all.
 const KEPT_BUFFERS: usize = 32;
 
-/// A copy out of a block that is no longer than this always takes part of the block's charge with it:
-/// that costs no turn at the budget, and a connection that is busy has one with nearly every read.
+/// A copy out of a block that is no longer than this always takes part of the block's charge with
+/// it: that costs no turn at the budget, and a connection that is busy has one with nearly every
+/// read.
 const UNCHARGED_COPY_BYTES: usize = 2048;
 
 /// Whoever has waited for room so long has idle holders let go, and again each time it passes.
 const EVICT_AFTER: Duration = Duration::from_millis(100);
 
-/// A part of the budget that requests over HTTP do not get. Those who are refused come again at once,
-/// and would otherwise always be there first.
+/// A part of the budget that requests over HTTP do not get. Those who are refused come again at
+/// once, and would otherwise always be there first.
 const RESERVED_DIVISOR: usize = 8;
 
 /// What somebody may take of the budget.
@@ -214,7 +215,8 @@ impl Memory {
         Some(self.block(size, self.try_permit(Share::All, size.bytes())?))
     }
 
-    /// Takes a block that is paid with a part of a charge, if that is enough, or else if there is room.
+    /// Takes a block that is paid with a part of a charge, if that is enough, or else if there is
+    /// room.
     pub fn try_acquire_from(
         self: &Arc<Self>,
         charge: &mut Charge,
@@ -323,7 +325,8 @@ impl Memory {
 }
 
 impl Block {
-    /// Copies bytes out of this block's buffer, and charges them by their length, rounded up to 1 KiB.
+    /// Copies bytes out of this block's buffer, and charges them by their length, rounded up to 1
+    /// KiB.
     ///
     /// If the budget has no room for them, they take part of this block's charge with them, and are
     /// charged in its place until the block is dropped.

@@ -1,9 +1,9 @@
-//! Every metric: name, unit, labels. `GET /metrics` is this, made from the books and the status when
-//! it is asked for; nothing is counted for it alone.
+//! Every metric: name, unit, labels. `GET /metrics` is this, made from the books and the status
+//! when it is asked for; nothing is counted for it alone.
 //!
-//! Names are `streamgate_<noun>_<unit>`, counters end in `_total`. Label values are ids of rules and
-//! outputs, names of transports and reasons, and names of guests' counters, all of which are bounded in
-//! length and number where they are made.
+//! Names are `streamgate_<noun>_<unit>`, counters end in `_total`. Label values are ids of rules
+//! and outputs, names of transports and reasons, and names of guests' counters, all of which are
+//! bounded in length and number where they are made.
 
 use prometheus_client::{
     collector::Collector,
@@ -68,8 +68,8 @@ impl Collector for Snapshot {
     }
 }
 
-/// Writes all metrics as text. `fleet` says whether the config store that gates share answers, and what
-/// happened with it.
+/// Writes all metrics as text. `fleet` says whether the config store that gates share answers, and
+/// what happened with it.
 pub fn write(stats: &Stats, status: &Status, fleet: Option<(bool, Counters)>) -> String {
     let mut families = Vec::new();
     of_events(&mut families, stats);

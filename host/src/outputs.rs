@@ -1,8 +1,8 @@
 //! Outputs: where survivors go, and the fan-out that hands batches to them.
 //!
 //! A batch is shared by all outputs, not copied. Each output has its own queue, bounded in bytes,
-//! and a task (a thread, for `console` and `file`) that empties it: a slow or dead output never slows
-//! another. An output that is idle sends at once; batches gather only while one is in flight.
+//! and a task (a thread, for `console` and `file`) that empties it: a slow or dead output never
+//! slows another. An output that is idle sends at once; batches gather only while one is in flight.
 //!
 //! The gate goes at the pace of its fastest output: a worker waits for room only when *no* output
 //! has any, and only while one of them is getting on; a batch that does not fit an output's queue
@@ -102,8 +102,9 @@ pub struct OutputStatus {
     #[serde(rename = "type")]
     pub kind: String,
     /// `ok`, `failing` (the last attempt failed and is being repeated), `open` (so many failed that
-    /// only a probe is made every few seconds), `degraded` (the receiver refuses what it is sent, and
-    /// has taken nothing since; or the disk of the spool fails) or `stalled` (its queue is full and nothing was sent for a second).
+    /// only a probe is made every few seconds), `degraded` (the receiver refuses what it is sent,
+    /// and has taken nothing since; or the disk of the spool fails) or `stalled` (its queue is full
+    /// and nothing was sent for a second).
     pub state: String,
     /// How often a task of the output panicked and was started again.
     pub task_failures: u64,
@@ -119,8 +120,8 @@ pub struct OutputStatus {
     /// Its spool, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolStatus>,
-    /// Events in its dead letters, if it keeps them; left out until those are counted that an earlier
-    /// process left.
+    /// Events in its dead letters, if it keeps them; left out until those are counted that an
+    /// earlier process left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<u64>,
 }
@@ -281,7 +282,8 @@ impl OutputHandle {
         })
     }
 
-    /// Returns some of the oldest dead letters; `None` if the output keeps none. Blocks on the disk.
+    /// Returns some of the oldest dead letters; `None` if the output keeps none. Blocks on the
+    /// disk.
     pub fn dead_letters(&self, most: usize) -> Option<Vec<DeadLetter>> {
         let letters = self.entry.dead_letters.as_ref()?;
         let shown = letters.show(most);

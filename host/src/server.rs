@@ -43,14 +43,14 @@ use crate::{
 /// Connections that the kernel may keep until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Budget for each connection over TCP, and over HTTP, that may be there: what a connection takes is
-/// not charged, and so has to be a small part of it. One over TCP takes about 2 KiB, one over HTTP 19
-/// KiB, and up to 60 KiB with a long head.
+/// Budget for each connection over TCP, and over HTTP, that may be there: what a connection takes
+/// is not charged, and so has to be a small part of it. One over TCP takes about 2 KiB, one over
+/// HTTP 19 KiB, and up to 60 KiB with a long head.
 const BUDGET_A_TCP_CONNECTION: usize = 16 * 1024;
 const BUDGET_AN_HTTP_CONNECTION: usize = 256 * 1024;
 
-/// File descriptors that connections of senders leave to the control API, outputs, spools and stores,
-/// if the process may have that many twice; otherwise half of what it may have.
+/// File descriptors that connections of senders leave to the control API, outputs, spools and
+/// stores, if the process may have that many twice; otherwise half of what it may have.
 const RESERVED_DESCRIPTORS: usize = 512;
 
 /// Largest manifest file, in bytes.
@@ -153,8 +153,8 @@ struct Doors {
 /// What a gate begins with.
 struct Beginning {
     revision: Revision,
-    /// Whether that is the config that it should have. Otherwise it is the empty one, as the store could not
-    /// be read and there is no last good one.
+    /// Whether that is the config that it should have. Otherwise it is the empty one, as the store
+    /// could not be read and there is no last good one.
     is_known: bool,
 }
 
@@ -165,7 +165,8 @@ struct Beginning {
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let config = Arc::new(config);
     let connections = Connections::within(&config, raise_descriptor_limit());
-    // The control API answers from the first moment to the end of the drain, so that one can watch both.
+    // The control API answers from the first moment to the end of the drain, so that one can watch
+    // both.
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
     let (router, api) = http_server::later(control::starting);

@@ -1,9 +1,10 @@
 //! The places of a listener's connections.
 //!
-//! A listener has a fixed number of places, so that memory and file descriptors are bounded. One that
-//! has none left makes room for a newcomer: the connection that has waited longest for its peer is
-//! closed. One address (of IPv6: a /64) that has more than half of the places gives way first, even
-//! with connections that are not idle, to one that has less. A single address may have them all.
+//! A listener has a fixed number of places, so that memory and file descriptors are bounded. One
+//! that has none left makes room for a newcomer: the connection that has waited longest for its
+//! peer is closed. One address (of IPv6: a /64) that has more than half of the places gives way
+//! first, even with connections that are not idle, to one that has less. A single address may have
+//! them all.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
 //! Log lines about the gate itself, to stderr: text on a terminal, JSON otherwise.
 //!
-//! stderr may be a pipe that is not read, or a file on a full disk. A thread of its own writes to it, from
-//! a bounded queue, so that no other thread ever waits for it: lines that find the queue full, or that
-//! cannot be written, are dropped and counted.
+//! stderr may be a pipe that is not read, or a file on a full disk. A thread of its own writes to
+//! it, from a bounded queue, so that no other thread ever waits for it: lines that find the queue
+//! full, or that cannot be written, are dropped and counted.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -80,13 +80,14 @@ pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Writes a last line to stderr, and waits until everything that was logged is written, a second at most.
+/// Writes a last line to stderr, and waits until everything that was logged is written, a second at
+/// most.
 pub fn finish(line: Option<&str>) {
     let line = line.map(|line| format!("{line}\n").into_bytes());
     let Some(queue) = QUEUE.get() else {
         if let Some(line) = line {
-            // Nothing runs yet that could be held up. Where stderr is full or closed the exit code alone
-            // has to tell.
+            // Nothing runs yet that could be held up. Where stderr is full or closed the exit code
+            // alone has to tell.
             let _ = io::stderr().write_all(&line);
         }
         return;
@@ -132,7 +133,8 @@ fn write_all(messages: &Receiver<Message>) {
     }
 }
 
-/// Logs a panic as one line. The standard library's hook would write to stderr on the thread that panicked.
+/// Logs a panic as one line. The standard library's hook would write to stderr on the thread that
+/// panicked.
 fn log_panic(about: &PanicHookInfo<'_>) {
     let message = about.payload_as_str().unwrap_or("no message");
     let location = about.location().map(ToString::to_string);

@@ -3,8 +3,8 @@
 //! Bytes become a [`Module`] (`compile`, `module`), a module and a rule's parameters become a
 //! [`WasmRule`] (`rule`), and each worker runs its own [`Runner`] of it, around one `instance`.
 //! Promises that whatever a module is or does, the process lives, its memory stays bounded, and a
-//! worker gets its batch back in time. Nothing of this is started before the first module is loaded:
-//! a gate without WASM rules pays nothing for it.
+//! worker gets its batch back in time. Nothing of this is started before the first module is
+//! loaded: a gate without WASM rules pays nothing for it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -63,7 +63,8 @@ struct Inner {
     compiling: Mutex<()>,
     /// What is compiled and still held by somebody.
     modules: Mutex<BTreeMap<(Digest, Stack), Weak<Module>>>,
-    /// The newest ones, which nobody may hold yet: they are published right after they were uploaded.
+    /// The newest ones, which nobody may hold yet: they are published right after they were
+    /// uploaded.
     newest: Mutex<VecDeque<Arc<Module>>>,
 }
 
@@ -155,8 +156,8 @@ impl Wasm {
         self.inner.workers
     }
 
-    /// Checks and compiles a module for that stack, or returns the one that is compiled already. Takes
-    /// up to some seconds, and blocks.
+    /// Checks and compiles a module for that stack, or returns the one that is compiled already.
+    /// Takes up to some seconds, and blocks.
     ///
     /// # Errors
     /// [`ModuleError`] for bytes that are no processor, or cost too much to compile.

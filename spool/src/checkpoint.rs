@@ -1,9 +1,9 @@
 //! How far records are acknowledged, kept beside them.
 //!
 //! The file `acknowledged` has two slots of 32 bytes from byte 64 on, written in turn: the position
-//! (u64) up to which all records are done with, the number (u64) of the event that comes next, the CRC-32
-//! of both twice (u32), and zeros. The larger one that is whole counts, so that a write that is torn
-//! loses one step. What is lost is sent again, never skipped.
+//! (u64) up to which all records are done with, the number (u64) of the event that comes next, the
+//! CRC-32 of both twice (u32), and zeros. The larger one that is whole counts, so that a write that
+//! is torn loses one step. What is lost is sent again, never skipped.
 //!
 //! Format 1 (StreamGate 0.1) has two slots of 16 bytes from byte 0 on, without the number; they are
 //! read and not written.

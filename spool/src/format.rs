@@ -1,8 +1,8 @@
 //! Which format a spool has.
 //!
-//! The file `format` says `streamgate-spool N CRC`: the number of the format, and the CRC-32 of what is
-//! before it, in hexadecimal. A spool without it is of format 1 (StreamGate 0.1). A file that is damaged
-//! says nothing, and is written anew.
+//! The file `format` says `streamgate-spool N CRC`: the number of the format, and the CRC-32 of
+//! what is before it, in hexadecimal. A spool without it is of format 1 (StreamGate 0.1). A file
+//! that is damaged says nothing, and is written anew.
 
 use std::{
     fs::{self, File},

@@ -1,8 +1,8 @@
 //! Which records gave way for newer ones, so that they are not taken for lost.
 //!
-//! The file `given-up` has one line for each range of records that is missing since it gave way: the
-//! position of its first record, the position behind its last, its events, and the CRC-32 of these in
-//! hexadecimal. A line that is damaged is left out: its records count as damaged then.
+//! The file `given-up` has one line for each range of records that is missing since it gave way:
+//! the position of its first record, the position behind its last, its events, and the CRC-32 of
+//! these in hexadecimal. A line that is damaged is left out: its records count as damaged then.
 
 use std::{
     fs::{self, File},

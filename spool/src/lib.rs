@@ -1,28 +1,31 @@
 //! A bounded queue of records on disk, which survives `kill -9` and damage.
 //!
-//! A [`Spool`] is a folder of *segments* ([`record`] and [`segment`] have the format), a file that says
-//! how far they are acknowledged ([`checkpoint`]), one that says which gave way ([`given_up`]), one that
-//! says which format they have ([`format`](mod@format)), and a lock that keeps other processes out ([`lock`]).
-//! Records are appended in order, read in order, and acknowledged in any order; a segment is deleted
-//! when all of its records are acknowledged.
+//! A [`Spool`] is a folder of *segments* ([`record`] and [`segment`] have the format), a file that
+//! says how far they are acknowledged ([`checkpoint`]), one that says which gave way
+//! ([`given_up`]), one that says which format they have ([`format`](mod@format)), and a lock that
+//! keeps other processes out ([`lock`]). Records are appended in order, read in order, and
+//! acknowledged in any order; a segment is deleted when all of its records are acknowledged.
 //!
 //! What it promises:
-//! - It always opens, unless the folder cannot be used at all, another process has it, or a newer version
-//!   wrote it. What is damaged or missing is passed over, counted, and never keeps anything else back.
+//! - It always opens, unless the folder cannot be used at all, another process has it, or a newer
+//!   version wrote it. What is damaged or missing is passed over, counted, and never keeps anything
+//!   else back.
 //! - The files never take more than `max_bytes`. [`WhenFull`] says what gives way.
 //! - What [`Spool::sync`] returned for is on the disk. Everything appended survives the end of the
 //!   process, however it comes; without `sync` a loss of power can take the newest records.
 //! - A record that was not acknowledged is read again after a restart: at least once, never not at
 //!   all.
-//! - If its folder is removed or renamed while it is open, [`Spool::sync`] fails and the folder is made
-//!   again, with the segment that was being written. What was in other segments is counted as damaged.
-//! - An error of the disk is returned, the segment is cut back to its last whole record, and the next
-//!   append tries again. After an `fsync` that failed the segment is left and a new one is begun: the
-//!   system may have dropped what it could not write, and says so only once.
+//! - If its folder is removed or renamed while it is open, [`Spool::sync`] fails and the folder is
+//!   made again, with the segment that was being written. What was in other segments is counted as
+//!   damaged.
+//! - An error of the disk is returned, the segment is cut back to its last whole record, and the
+//!   next append tries again. After an `fsync` that failed the segment is left and a new one is
+//!   begun: the system may have dropped what it could not write, and says so only once.
 //!
-//! Why not a storage library: the embedded databases that are well kept (redb, fjall, LMDB) are ordered
-//! maps. As a queue they write every record twice or more, give space back by compaction or not at
-//! all, so that a bound in bytes cannot be kept, and refuse to open on damage that they cannot repair.
+//! Why not a storage library: the embedded databases that are well kept (redb, fjall, LMDB) are
+//! ordered maps. As a queue they write every record twice or more, give space back by compaction or
+//! not at all, so that a bound in bytes cannot be kept, and refuse to open on damage that they
+//! cannot repair.
 
 #![forbid(unsafe_code)]
 
@@ -118,8 +121,8 @@ pub enum Appended {
     At(u64),
     /// There is no room, and nothing may give way.
     Full,
-    /// There is no room, and it gave way itself; or there never will be, since it is larger than the
-    /// spool.
+    /// There is no room, and it gave way itself; or there never will be, since it is larger than
+    /// the spool.
     Refused,
     /// It is not in the spool; the disk said this. Trying again is right.
     Failed(io::Error),
@@ -333,8 +336,8 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Locks a spool that is there, and checks that this version can read it; changes nothing else in
-    /// it.
+    /// Locks a spool that is there, and checks that this version can read it; changes nothing else
+    /// in it.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -357,8 +360,8 @@ impl Spool {
         })
     }
 
-    /// Appends a record. What an `fsync` said that was due is in [`Stats::error`], and [`Self::sync`]
-    /// returns it: the record is in the spool all the same.
+    /// Appends a record. What an `fsync` said that was due is in [`Stats::error`], and
+    /// [`Self::sync`] returns it: the record is in the spool all the same.
     ///
     /// One without events, without bytes or with more than [`MAX_PAYLOAD_BYTES`] is refused.
     pub fn append(&self, events: u32, payload: &[&[u8]]) -> Append {
@@ -492,8 +495,9 @@ impl Spool {
         )
     }
 
-    /// Makes the folder again after it vanished, with the segment that was being written: the system has
-    /// kept that one as long as it is open. It is left, so that the next append begins a new one.
+    /// Makes the folder again after it vanished, with the segment that was being written: the
+    /// system has kept that one as long as it is open. It is left, so that the next append begins a
+    /// new one.
     fn restore(&self, writer: &mut Writer) -> io::Result<()> {
         let mut index = self.index.lock();
         writer.unsure_until = index.end;
@@ -645,8 +649,8 @@ impl Spool {
         self.changed.notify_all();
     }
 
-    /// Has room for a record; false if there cannot be any. Nothing is given up in vain, unless the disk
-    /// fails.
+    /// Has room for a record; false if there cannot be any. Nothing is given up in vain, unless the
+    /// disk fails.
     fn make_room(
         &self,
         writer: &mut Writer,
@@ -945,8 +949,8 @@ impl Index {
     }
 
     /// Takes a segment in, behind those with lower positions. `known` is what comes behind the last
-    /// record before it. One that cannot be read is passed over when its turn comes; an error is none of
-    /// the file's.
+    /// record before it. One that cannot be read is passed over when its turn comes; an error is
+    /// none of the file's.
     fn take_in(
         &mut self,
         folder: &Path,
@@ -1040,8 +1044,8 @@ impl Index {
         Ok(())
     }
 
-    /// Returns how many events were in records that are missing between two that are there, or `None` if
-    /// none is: what gave way is not missing. Of records of format 1 it is not known.
+    /// Returns how many events were in records that are missing between two that are there, or
+    /// `None` if none is: what gave way is not missing. Of records of format 1 it is not known.
     fn lost_between(&self, from: Mark, to: Mark) -> Option<u64> {
         let between = to.number?.checked_sub(from.number?)?;
         let given_up = self.given_up.between(from.position, to.position);
@@ -1079,8 +1083,8 @@ impl Index {
         segments.find(|segment| segment.first == first)
     }
 
-    /// Iterates over the segments of which nothing was read, and that are not written to, the oldest
-    /// first.
+    /// Iterates over the segments of which nothing was read, and that are not written to, the
+    /// oldest first.
     fn droppable(&self) -> impl Iterator<Item = usize> {
         let closed = self.segments.len() - usize::from(self.writing);
         (0..closed).filter(|at| {
@@ -1260,8 +1264,8 @@ fn delete(segment: &Segment) {
     if segment.missing {
         return;
     }
-    // A file that somebody else has deleted is as good; one that cannot be is found again by the next
-    // process, and known there as acknowledged.
+    // A file that somebody else has deleted is as good; one that cannot be is found again by the
+    // next process, and known there as acknowledged.
     let _ = fs::remove_file(&segment.path);
 }
 

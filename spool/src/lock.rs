@@ -1,7 +1,7 @@
 //! The lock on a folder, which keeps other processes out of it.
 //!
-//! The file `lock` in the folder is locked with `flock` and holds the number of the process that has
-//! it. The system lets go of the lock when the process ends, however it ends.
+//! The file `lock` in the folder is locked with `flock` and holds the number of the process that
+//! has it. The system lets go of the lock when the process ends, however it ends.
 
 use std::{
     collections::BTreeSet,
@@ -87,7 +87,8 @@ impl FolderLock {
         Ok(Self { path, file, id })
     }
 
-    /// Whether the file that is locked still has its name: if not, another process can lock the folder.
+    /// Whether the file that is locked still has its name: if not, another process can lock the
+    /// folder.
     pub fn is_in_place(&self) -> bool {
         is_at(&self.file, &self.path)
     }

@@ -12,8 +12,8 @@
 //! | 8 | number | of the first event, from 0: how many events all records before it hold |
 //!
 //! The checksum covers the length, so that a torn length is seen. Positions say which records are
-//! missing, and numbers how many events those held. Records of format 1 (`SGr1`, StreamGate 0.1) have no
-//! number; they are read and not written.
+//! missing, and numbers how many events those held. Records of format 1 (`SGr1`, StreamGate 0.1)
+//! have no number; they are read and not written.
 
 use std::ops::Range;
 

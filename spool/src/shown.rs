@@ -1,8 +1,8 @@
 //! What a spool shows of itself without waiting for the disk.
 //!
-//! The index of a spool is locked while files are deleted and the checkpoint is written. So its figures
-//! are copied whenever that lock is released after a change, into a place that is locked only for as
-//! long as they are copied.
+//! The index of a spool is locked while files are deleted and the checkpoint is written. So its
+//! figures are copied whenever that lock is released after a change, into a place that is locked
+//! only for as long as they are copied.
 
 use std::ops::{Deref, DerefMut};
 

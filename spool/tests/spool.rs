@@ -609,8 +609,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Nothing that was appended and not acknowledged is lost, whatever happens in between; what comes
-    /// again after a crash is what was not acknowledged without a gap.
+    /// Nothing that was appended and not acknowledged is lost, whatever happens in between; what
+    /// comes again after a crash is what was not acknowledged without a gap.
     #[test]
     fn spool_does_what_its_model_does(steps in prop::collection::vec(step(), 1..200)) {
         let folder = tempfile::tempdir().unwrap();

@@ -2,11 +2,11 @@
 
 /// Returns where a JSON document begins in an event; `None` if the event holds none.
 ///
-/// At the beginning of an event, behind a byte order mark, NULs and blanks, every `{` counts. Behind
-/// other text (`<134>1 ... {"a":1}` of syslog, `2026-11-28T09:14:02.5Z stdout F {"a":1}` of CRI,
-/// `INFO body={"a":1}`), a `{` counts with a quote or a `}` next to it. A `[` counts everywhere only
-/// with a `{`, a `"` or a `[` next to it, as texts often begin with a time in brackets. Blanks may
-/// stand between. The document need not be valid. Takes linear time.
+/// At the beginning of an event, behind a byte order mark, NULs and blanks, every `{` counts.
+/// Behind other text (`<134>1 ... {"a":1}` of syslog, `2026-11-28T09:14:02.5Z stdout F {"a":1}` of
+/// CRI, `INFO body={"a":1}`), a `{` counts with a quote or a `}` next to it. A `[` counts
+/// everywhere only with a `{`, a `"` or a `[` next to it, as texts often begin with a time in
+/// brackets. Blanks may stand between. The document need not be valid. Takes linear time.
 pub(crate) fn json_start(body: &[u8]) -> Option<usize> {
     // Nearly every event that holds JSON begins with it.
     if body.first() == Some(&b'{') {

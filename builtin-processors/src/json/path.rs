@@ -1,10 +1,12 @@
-//! Reads the paths by which rules name the fields of JSON events. There is one grammar for all rules.
+//! Reads the paths by which rules name the fields of JSON events. There is one grammar for all
+//! rules.
 //!
-//! With a `/` in it, keys are joined by `/`; else by `.`. `*` stands for any part of a key, `**` for
-//! any number of keys, `[0]` for one element of an array and `[*]` for every one, `["a.b"]` for a key
-//! as it is.
-//! A path that cannot be read, or that is a spelling of another language, is refused with the nearest
-//! right spelling: a path that silently matches nothing would let through what a rule shall hide.
+//! With a `/` in it, keys are joined by `/`; else by `.`. `*` stands for any part of a key, `**`
+//! for any number of keys, `[0]` for one element of an array and `[*]` for every one, `["a.b"]` for
+//! a key as it is.
+//! A path that cannot be read, or that is a spelling of another language, is refused with the
+//! nearest right spelling: a path that silently matches nothing would let through what a rule shall
+//! hide.
 
 use super::MAX_DEPTH;
 
@@ -90,7 +92,8 @@ impl Glob {
         }
     }
 
-    /// Says whether the key, decoded, is one of those meant. Takes linear time and allocates nothing.
+    /// Says whether the key, decoded, is one of those meant. Takes linear time and allocates
+    /// nothing.
     pub(crate) fn matches(&self, key: &str) -> bool {
         let (first, rest) = match self.parts.as_slice() {
             [only] if !self.ignore_case => return *key == *only.text,

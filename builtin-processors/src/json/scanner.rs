@@ -1,8 +1,9 @@
 //! Steps through JSON text, value by value, without building any of them.
 //!
 //! Strict by RFC 8259, but for what is inside of strings: escapes and control characters there are
-//! taken as they come, and so are bytes that are no UTF-8. Nothing recurses, whatever the event nests. `None` always means that the text
-//! is malformed or nests too deep; the scanner is of no use then.
+//! taken as they come, and so are bytes that are no UTF-8. Nothing recurses, whatever the event
+//! nests. `None` always means that the text is malformed or nests too deep; the scanner is of no
+//! use then.
 
 use std::borrow::Cow;
 
@@ -47,8 +48,8 @@ impl<'a> Value<'a> {
         self.start
     }
 
-    /// Returns the decoded string; `None` if the value is not a string, or its escapes are invalid. Bytes that
-    /// are not UTF-8 become replacement characters.
+    /// Returns the decoded string; `None` if the value is not a string, or its escapes are invalid.
+    /// Bytes that are not UTF-8 become replacement characters.
     pub(crate) fn decoded(&self) -> Option<Cow<'a, str>> {
         if let Some(inner) = self.unescaped() {
             return Some(readable(inner));
@@ -157,8 +158,8 @@ impl<'a> Scanner<'a> {
 
     /// Skips a value; returns where it ended, before any white space.
     fn skip_to_end(&mut self, depth: usize) -> Option<usize> {
-        // A bit for each open bracket, the innermost lowest: 1 is an object. So the stack is bounded
-        // and costs nothing.
+        // A bit for each open bracket, the innermost lowest: 1 is an object. So the stack is
+        // bounded and costs nothing.
         let mut brackets: u128 = 0;
         let mut open = 0;
         loop {

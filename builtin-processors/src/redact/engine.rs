@@ -214,7 +214,8 @@ impl State {
         tallies: &mut [Tally],
     ) -> Verdict {
         let mut changed = false;
-        // A carriage return at the end of what a rule left is part of the terminator to the next one.
+        // A carriage return at the end of what a rule left is part of the terminator to the next
+        // one.
         let mut carried = false;
         // The rule to ask next, and how often it has changed this event.
         let (mut least, mut asked, mut round) = (0, None, 0);
@@ -325,15 +326,16 @@ impl State {
         }
     }
 
-    /// Says whether any target may be hit in the texts of an event with a trigger, apart from its bytes.
+    /// Says whether any target may be hit in the texts of an event with a trigger, apart from its
+    /// bytes.
     fn may_hit(&mut self, plan: &Plan, body: &[u8]) -> bool {
         self.view.may_hold(body, &plan.alphabet, |text| {
             plan.gate.find(text, 0).is_some() || plan.residue.may_match(text)
         })
     }
 
-    /// Finds what the targets from `least` on hit in the layers of the view. What they hit in the bytes of
-    /// the event is known already.
+    /// Finds what the targets from `least` on hit in the layers of the view. What they hit in the
+    /// bytes of the event is known already.
     fn scan_layers(&mut self, plan: &Plan, body: &[u8], least: usize) {
         for layer in 0..self.view.layers() {
             if self.hits.len() == layer {
@@ -446,7 +448,8 @@ impl Hits {
     }
 }
 
-/// The hits in what was scanned of a slice and not decided on yet, so that no byte is scanned twice.
+/// The hits in what was scanned of a slice and not decided on yet, so that no byte is scanned
+/// twice.
 #[derive(Debug, Clone, Default)]
 struct Ahead {
     hits: Vec<Hit>,

@@ -1,9 +1,10 @@
 //! Which keys and values of an event the paths of a rule name.
 //!
-//! All paths are followed at once, from the outermost object inwards. Of each object and array it is kept
-//! which paths lead there, and how many of their steps; a value is named when a path is at its end, and so
-//! is all that is in it. A document inside a text begins anew, and goes on with what led to that text, so
-//! that `user/email` and `log/user/email` both name the field in `{"log":"{\"user\":{\"email\":...}}"}`.
+//! All paths are followed at once, from the outermost object inwards. Of each object and array it
+//! is kept which paths lead there, and how many of their steps; a value is named when a path is at
+//! its end, and so is all that is in it. A document inside a text begins anew, and goes on with
+//! what led to that text, so that `user/email` and `log/user/email` both name the field in
+//! `{"log":"{\"user\":{\"email\":...}}"}`.
 
 use crate::{
     json::path::{Path, PathError, Step},
@@ -102,8 +103,8 @@ impl Fields {
         }
     }
 
-    /// Follows a path into a member; returns whether it ends there, or on the way there: `user.email` is the
-    /// member `email` of `user`, written flat.
+    /// Follows a path into a member; returns whether it ends there, or on the way there:
+    /// `user.email` is the member `email` of `user`, written flat.
     fn enter_member(
         &self,
         progress: Progress,
@@ -133,8 +134,8 @@ impl Fields {
         ends
     }
 
-    /// Follows a path into a member of that name; what comes of it is added to `out`, unless it is there
-    /// from `begun` on.
+    /// Follows a path into a member of that name; what comes of it is added to `out`, unless it is
+    /// there from `begun` on.
     fn enter_key(
         &self,
         (path, step): Progress,
@@ -159,8 +160,8 @@ impl Fields {
         }
     }
 
-    /// Follows a path into an element of an array; returns whether it ends there. A path that says nothing
-    /// of arrays passes through them.
+    /// Follows a path into an element of an array; returns whether it ends there. A path that says
+    /// nothing of arrays passes through them.
     fn enter_element(
         &self,
         (path, step): Progress,

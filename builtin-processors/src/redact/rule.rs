@@ -235,9 +235,10 @@ impl Rule {
         self.text != TextUse::Decoded
     }
 
-    /// Applies the rule to a body, whose texts are in `view`. `hits` says where in a layer's text a gate
-    /// has its hits of the rows of a target; `None` if the target cannot match. The new body is written to
-    /// `out`, which is empty, and has at most `room` bytes. `again` says that the rule left the body so.
+    /// Applies the rule to a body, whose texts are in `view`. `hits` says where in a layer's text a
+    /// gate has its hits of the rows of a target; `None` if the target cannot match. The new body
+    /// is written to `out`, which is empty, and has at most `room` bytes. `again` says that the
+    /// rule left the body so.
     #[expect(
         clippy::too_many_arguments,
         reason = "what an event is, and where its next body goes"
@@ -255,7 +256,8 @@ impl Rule {
         scratch.found.clear();
         scratch.allowed.clear();
         scratch.texts.clear();
-        // To read an event takes longer than to look whether that is needed. One with a trigger is read.
+        // To read an event takes longer than to look whether that is needed. One with a trigger is
+        // read.
         let mut first = None;
         if self.fields.is_none() && !view.is_read() {
             first = self.first_match(body, view, &hits);
@@ -347,7 +349,8 @@ impl Rule {
         })
     }
 
-    /// Finds what is to be hidden. `Ok(false)` if the event has none of the fields that the rule is about.
+    /// Finds what is to be hidden. `Ok(false)` if the event has none of the fields that the rule is
+    /// about.
     fn search(
         &mut self,
         body: &[u8],
@@ -500,8 +503,8 @@ impl Rule {
     }
 }
 
-/// Says that a rule is about the values that are named. One that was cut off is hidden at once: what is
-/// missing of it may be what the rule would find it by.
+/// Says that a rule is about the values that are named. One that was cut off is hidden at once:
+/// what is missing of it may be what the rule would find it by.
 fn only_named(
     layer: usize,
     view: &View,
@@ -533,8 +536,8 @@ fn only_named(
     }
 }
 
-/// Says that a rule is about everything but the values that are named. A pattern is matched with each key
-/// and value by itself; a detector needs to see what stands around.
+/// Says that a rule is about everything but the values that are named. A pattern is matched with
+/// each key and value by itself; a detector needs to see what stands around.
 fn all_but_named(
     nodes: &[Node],
     length: usize,
@@ -579,7 +582,8 @@ fn all_but_named(
     }
 }
 
-/// Whether a pattern names an escape of JSON, such as `\\\\"` or `\\\\u0040`: it was written for the bytes.
+/// Whether a pattern names an escape of JSON, such as `\\\\"` or `\\\\u0040`: it was written for
+/// the bytes.
 fn names_escape(pattern: &str) -> bool {
     let behind = pattern
         .match_indices(r"\\")
@@ -621,7 +625,8 @@ fn merge(view: &View, targets: &[Target], found: &mut Vec<Found>) {
     }
 }
 
-/// Drops what an allowed value is found as in another text: `mira%40example.net` is `mira@example.net`.
+/// Drops what an allowed value is found as in another text: `mira%40example.net` is
+/// `mira@example.net`.
 fn drop_allowed(found: &mut Vec<Found>, allowed: &mut [(usize, Range<usize>)]) {
     if allowed.is_empty() {
         return;
@@ -638,8 +643,8 @@ fn drop_allowed(found: &mut Vec<Found>, allowed: &mut [(usize, Range<usize>)]) {
     });
 }
 
-/// Lets finds begin where the same detector has them begin in a text with fewer encodings: there it saw
-/// that what stands before, such as the `%22` of a quote, is not of the value.
+/// Lets finds begin where the same detector has them begin in a text with fewer encodings: there it
+/// saw that what stands before, such as the `%22` of a quote, is not of the value.
 fn trim_to_decoded(view: &View, found: &mut [Found], targets: &[Target]) {
     if found.iter().all(|one| one.layer == 0) {
         return;
@@ -794,7 +799,8 @@ fn on_unstructured(params: &Params) -> Result<OnUnstructured, RuleError> {
              remove it",
         )),
         Some(given) => Ok(given),
-        // A pattern that is about one field would hide too much, or miss the field, in all of the event.
+        // A pattern that is about one field would hide too much, or miss the field, in all of the
+        // event.
         None if params.fields.is_some() && params.pattern.is_some() => Ok(OnUnstructured::Mask),
         None => Ok(OnUnstructured::Scan),
     }

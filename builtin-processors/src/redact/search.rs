@@ -13,8 +13,9 @@ use crate::{
 
 use super::{action::Hasher, replacement, rule::Target};
 
-/// Bytes of a text that may be searched again, for each byte of it, because matches have to end with what
-/// they begin in. Beyond that they need not: more is hidden than must be, and the work stays linear.
+/// Bytes of a text that may be searched again, for each byte of it, because matches have to end
+/// with what they begin in. Beyond that they need not: more is hidden than must be, and the work
+/// stays linear.
 const MOST_LOOKS: usize = 16;
 
 /// The same, for short texts; in bytes.
@@ -112,7 +113,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Finds the next match, and how far it could have gone. `at_once` lets matches go as far as any may.
+    /// Finds the next match, and how far it could have gone. `at_once` lets matches go as far as
+    /// any may.
     fn next(
         &mut self,
         pattern: &Pattern,
@@ -150,8 +152,8 @@ impl<'a> Cursor<'a> {
                         limit = reach;
                         continue;
                     }
-                    // It begins in a later region, and may not go as far. Before it nothing begins that
-                    // goes no farther than this.
+                    // It begins in a later region, and may not go as far. Before it nothing begins
+                    // that goes no farther than this.
                     Some(found) => self.skip_to(found.start(), limit),
                     None => self.skip_to(length, limit),
                 }
@@ -161,8 +163,8 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Returns how far the first match in all of the text could have gone, if the search by regions finds
-    /// it too: no other begins before it, and it ends with its region.
+    /// Returns how far the first match in all of the text could have gone, if the search by regions
+    /// finds it too: no other begins before it, and it ends with its region.
     fn limit_of(&mut self, first: Match, at_once: bool) -> Option<usize> {
         let behind = self
             .regions
@@ -367,7 +369,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Adds the match of a pattern, and writes what stands in its place if that names a group of it.
+    /// Adds the match of a pattern, and writes what stands in its place if that names a group of
+    /// it.
     fn add(
         &mut self,
         layer: usize,
@@ -398,7 +401,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Keeps what was found, but for values that are allowed, and hashes that were put there before.
+    /// Keeps what was found, but for values that are allowed, and hashes that were put there
+    /// before.
     fn keep(&mut self, layer: usize, number: usize, range: Range<usize>, text: Range<usize>) {
         let bytes = self.view.text(layer, self.body);
         if !self.allow.is_empty() && self.allow.contains(&bytes[range.clone()]) {
@@ -433,8 +437,9 @@ impl Search<'_> {
     }
 }
 
-/// Where behind `start` a match may begin next, if it does not count right behind some bytes: a long word is
-/// passed at once. What stands behind an escape, which is not decoded everywhere, is let pass.
+/// Where behind `start` a match may begin next, if it does not count right behind some bytes: a
+/// long word is passed at once. What stands behind an escape, which is not decoded everywhere, is
+/// let pass.
 fn next_start(text: &[u8], start: usize, never_beside: &ByteSet) -> usize {
     /// Of the longest escape, `\u0040`.
     const ESCAPE_BYTES: usize = 6;

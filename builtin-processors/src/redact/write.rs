@@ -1,9 +1,9 @@
 //! Writes an event with what was found replaced, so that JSON stays JSON.
 //!
-//! What is found in a text is replaced there, escaped. A number of which a part is found becomes a text.
-//! What reaches over the edge of a text or a number is replaced as it is, if the event stays as readable
-//! as it was (a user's `"pin":\d+` does so with `"pin":0`); else only the keys and values that it
-//! touches are replaced: the first by the new text, others by nothing.
+//! What is found in a text is replaced there, escaped. A number of which a part is found becomes a
+//! text. What reaches over the edge of a text or a number is replaced as it is, if the event stays
+//! as readable as it was (a user's `"pin":\d+` does so with `"pin":0`); else only the keys and
+//! values that it touches are replaced: the first by the new text, others by nothing.
 
 use std::ops::Range;
 

@@ -1,16 +1,17 @@
 //! Shares that follow the volume, so that as many events a second are kept as the target says.
 //!
-//! Each value of the key has an account: what it brings a second, as an exponentially weighted moving
-//! average. At the end of every interval the averages are brought up to date and the shares computed
-//! from them: an account that brings `n` in an interval is entitled to `ln(1 + n)` parts of the
-//! target; what one does not use goes to the others. So a value that is a thousand times as frequent
-//! as another one is not a thousand times as much of what is kept, and rare ones are kept whole.
+//! Each value of the key has an account: what it brings a second, as an exponentially weighted
+//! moving average. At the end of every interval the averages are brought up to date and the shares
+//! computed from them: an account that brings `n` in an interval is entitled to `ln(1 + n)` parts
+//! of the target; what one does not use goes to the others. So a value that is a thousand times as
+//! frequent as another one is not a thousand times as much of what is kept, and rare ones are kept
+//! whole.
 //!
 //! **Bursts.** When the running interval has brought `burst_multiple` times the events that were
-//! expected in all of it, the shares are computed at once: an average jumps up to what was seen, and
-//! falls only with the intervals. In the interval in which the volume grows tenfold, about three times
-//! the target is kept; in one that begins with a flood of a thousand times the target, about four
-//! times. Then it is the target.
+//! expected in all of it, the shares are computed at once: an average jumps up to what was seen,
+//! and falls only with the intervals. In the interval in which the volume grows tenfold, about
+//! three times the target is kept; in one that begins with a flood of a thousand times the target,
+//! about four times. Then it is the target.
 //!
 //! **Many workers.** All of them book on the same accounts under one lock, taken once for 4,096
 //! events, so that the target is what they keep together. Each gate has its own.
@@ -18,10 +19,11 @@
 //! **Bounds.** At most `max_keys` accounts, and one more for all other values, and one for events
 //! without the key. An account that has come down to half an event in an interval is closed.
 //!
-//! Source: Honeycomb's Refinery and dynsampler-go, `EMADynamicSampler` and `EMAThroughput` (weight 0.5,
-//! a burst is twice the sum, an account ages out at 0.5). Ours keeps real shares where those round
-//! to one in n, reaches the target exactly by filling up small accounts first, and takes what an
-//! interval brought by the time it had, so that one that was cut short by a burst counts as it should.
+//! Source: Honeycomb's Refinery and dynsampler-go, `EMADynamicSampler` and `EMAThroughput` (weight
+//! 0.5, a burst is twice the sum, an account ages out at 0.5). Ours keeps real shares where those
+//! round to one in n, reaches the target exactly by filling up small accounts first, and takes what
+//! an interval brought by the time it had, so that one that was cut short by a burst counts as it
+//! should.
 
 use std::{
     collections::HashMap,
@@ -64,8 +66,8 @@ pub(super) struct Dynamic {
     ledger: Arc<Mutex<Ledger>>,
     /// The keys of events whose account is to be asked for.
     keys: Vec<Option<u128>>,
-    /// How many events each one stands for that is kept; 0 for what is dropped, and no number for what
-    /// cannot be weighed, as the search for its fields panics.
+    /// How many events each one stands for that is kept; 0 for what is dropped, and no number for
+    /// what cannot be weighed, as the search for its fields panics.
     weights: Vec<f64>,
     /// How many of them were told, and whether the rest is for the next batch.
     told: usize,

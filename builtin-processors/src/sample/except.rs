@@ -79,7 +79,8 @@ impl Except {
         })
     }
 
-    /// Returns where the next exception begins in a slice of whole events, one of which begins at `at`.
+    /// Returns where the next exception begins in a slice of whole events, one of which begins at
+    /// `at`.
     pub(super) fn next(&mut self, slice: &[u8], mut at: usize) -> Option<usize> {
         while at < slice.len() {
             // Several would each have to look ahead, and again behind each hit of another.

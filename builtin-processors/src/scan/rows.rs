@@ -2,11 +2,11 @@
 //!
 //! A pattern is read as a sequence of items. From each place where a stretch may begin, all ways to
 //! go on are followed for as long as they stay few: `\d{3}[ .-]?\d{4}` has the rows `ddd[ .-]dddd`
-//! and `ddddddd`. Of all sets of rows that are found so, the one that the fewest positions of ordinary
-//! log text have is taken.
+//! and `ddddddd`. Of all sets of rows that are found so, the one that the fewest positions of
+//! ordinary log text have is taken.
 //!
-//! Classes are of bytes. A character beyond ASCII that a class also takes in (`\d` means every digit
-//! of Unicode) has several, and is found by its first byte instead.
+//! Classes are of bytes. A character beyond ASCII that a class also takes in (`\d` means every
+//! digit of Unicode) has several, and is found by its first byte instead.
 
 use std::ops::ControlFlow;
 
@@ -114,8 +114,8 @@ impl Rows {
         self
     }
 
-    /// Returns the bytes that stand at the places of the rows, and those that a row begins with which has
-    /// to stand alone.
+    /// Returns the bytes that stand at the places of the rows, and those that a row begins with
+    /// which has to stand alone.
     pub(crate) fn alphabet(&self) -> Alphabet {
         let mut alphabet = Alphabet {
             inside: self.beyond,
@@ -283,8 +283,8 @@ enum Frame<'a> {
     },
 }
 
-/// Where a stretch may begin: what follows it, the next last, and how many bytes of a match may come
-/// before.
+/// Where a stretch may begin: what follows it, the next last, and how many bytes of a match may
+/// come before.
 #[derive(Debug)]
 struct Start<'a> {
     frames: Vec<Frame<'a>>,

@@ -1,14 +1,14 @@
-//! Which encoded bytes can matter to a rule: most escapes stand for a quote, a slash or a blank, and most
-//! rules look for something that holds none of these.
+//! Which encoded bytes can matter to a rule: most escapes stand for a quote, a slash or a blank,
+//! and most rules look for something that holds none of these.
 
 use super::decode;
 use crate::scan::ByteSet;
 
 /// The bytes that something a rule looks for can be made of.
 ///
-/// Where the bytes of an event hold nothing that a rule looks for, a text of the event holds something
-/// only if one of its bytes was decoded, or if it stands right behind an escape that hid its beginning:
-/// in `%20536-22-8741` the digits join on to others.
+/// Where the bytes of an event hold nothing that a rule looks for, a text of the event holds
+/// something only if one of its bytes was decoded, or if it stands right behind an escape that hid
+/// its beginning: in `%20536-22-8741` the digits join on to others.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Alphabet {
     /// What it can hold.
@@ -42,7 +42,8 @@ impl Alphabet {
     }
 
     /// Says whether an encoding in the event may stand for something that is looked for. Takes the
-    /// escapes as if all of the event were a text of JSON, and so sees more of them than a view has.
+    /// escapes as if all of the event were a text of JSON, and so sees more of them than a view
+    /// has.
     pub(super) fn may_be_encoded(&self, body: &[u8]) -> bool {
         let mut at = 0;
         let (mut is_percent, mut has_plus) = (false, memchr::memchr(b'+', body).is_some());

@@ -137,8 +137,9 @@ pub(super) fn find_percent(text: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// Decodes percent-encoding, once. Adds the stretches that are encoded, in the decoded text: a stretch
-/// is a run without blanks and quotes that holds a `%HH`. Its parameters are what is between `&`.
+/// Decodes percent-encoding, once. Adds the stretches that are encoded, in the decoded text: a
+/// stretch is a run without blanks and quotes that holds a `%HH`. Its parameters are what is
+/// between `&`.
 pub(super) fn percent(
     from: &[u8],
     decoder: &mut Decoder<'_>,
@@ -204,7 +205,8 @@ fn ends_stretch(byte: u8) -> bool {
     byte <= b' ' || matches!(byte, 0x7f | b'"' | b'\'' | b'<' | b'>' | b'`')
 }
 
-/// Whether there is a `+` in a stretch that is percent-encoded: mostly it is in the time zone of a log.
+/// Whether there is a `+` in a stretch that is percent-encoded: mostly it is in the time zone of a
+/// log.
 pub(super) fn has_encoded_plus(text: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = text.get(at..).and_then(|rest| memchr::memchr(b'+', rest)) {

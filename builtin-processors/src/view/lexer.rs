@@ -1,10 +1,10 @@
 //! Finds the keys, texts and other values of JSON, and of what is nearly JSON.
 //!
-//! Writers leave more than RFC 8259 allows: `NaN`, numbers with leading zeros, raw control characters,
-//! escapes that JSON does not have, single quotes, names without quotes, a comma too many, a second
-//! document or words behind the first one, a document that was cut off. All of these are read, as the
-//! place of every member is still certain. Where it is not, the document is unreadable, and the rules say
-//! what becomes of it.
+//! Writers leave more than RFC 8259 allows: `NaN`, numbers with leading zeros, raw control
+//! characters, escapes that JSON does not have, single quotes, names without quotes, a comma too
+//! many, a second document or words behind the first one, a document that was cut off. All of these
+//! are read, as the place of every member is still certain. Where it is not, the document is
+//! unreadable, and the rules say what becomes of it.
 //!
 //! One pass, linear in the length of the text; nothing recurses.
 
@@ -281,7 +281,8 @@ enum Expect {
 }
 
 impl Lexer<'_> {
-    /// Reads the document that begins at `at`; returns where it ends, or `None` if that is not certain.
+    /// Reads the document that begins at `at`; returns where it ends, or `None` if that is not
+    /// certain.
     fn document(&mut self, at: usize, parent: u32) -> Option<usize> {
         let mut at = at;
         let mut open = parent;
@@ -422,9 +423,10 @@ impl Lexer<'_> {
 
 /// How many bytes the text has before a backslash or the mark that ends it.
 ///
-/// Most texts have a few bytes, for which a call of a vectorised search takes longer than the search; so
-/// eight bytes are looked at as one number. Of a zero byte, and of none before the first one, the highest
-/// bit is set in `(x - 0x01..) & !x & 0x80..` (Warren, "Hacker's Delight", section 6-1).
+/// Most texts have a few bytes, for which a call of a vectorised search takes longer than the
+/// search; so eight bytes are looked at as one number. Of a zero byte, and of none before the first
+/// one, the highest bit is set in `(x - 0x01..) & !x & 0x80..` (Warren, "Hacker's Delight", section
+/// 6-1).
 fn plain_length(text: &[u8], mark: u8) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;

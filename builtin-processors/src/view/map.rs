@@ -30,8 +30,8 @@ impl Map {
         self.pieces.shrink_to(pieces);
     }
 
-    /// Returns where the source of a range of the text begins and ends. Pieces that the range holds a
-    /// part of are in it as a whole; what was removed at its edges is not.
+    /// Returns where the source of a range of the text begins and ends. Pieces that the range holds
+    /// a part of are in it as a whole; what was removed at its edges is not.
     pub(super) fn source_of(&self, range: Range<usize>) -> Range<usize> {
         let start = self.start_in_source(range.start);
         start..self.end_in_source(range.end).max(start)
@@ -55,8 +55,8 @@ impl Map {
         }
     }
 
-    /// Returns where in the text a place of the source is. A place inside a piece is where the piece
-    /// begins.
+    /// Returns where in the text a place of the source is. A place inside a piece is where the
+    /// piece begins.
     pub(super) fn text_of(&self, source: usize) -> usize {
         let behind = self.pieces.partition_point(|piece| piece.source <= source);
         match behind.checked_sub(1).map(|last| self.pieces[last]) {
@@ -66,7 +66,8 @@ impl Map {
         }
     }
 
-    /// Moves nodes of the source to where they are in the text; they are in the order in which they begin.
+    /// Moves nodes of the source to where they are in the text; they are in the order in which they
+    /// begin.
     pub(super) fn move_nodes(&self, nodes: &mut [Node]) {
         let place = |behind: usize, at: usize| match behind.checked_sub(1) {
             None => at,

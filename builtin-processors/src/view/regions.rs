@@ -1,7 +1,7 @@
 //! Where a match may begin, and how far it may go from there.
 //!
-//! Fields of JSON are written side by side, and a pattern knows nothing of them: `token=\S+` would go on
-//! into the next member. So a text of JSON is divided into regions, by where a match begins:
+//! Fields of JSON are written side by side, and a pattern knows nothing of them: `token=\S+` would
+//! go on into the next member. So a text of JSON is divided into regions, by where a match begins:
 //!
 //! | it begins | it ends at the latest |
 //! | --- | --- |
@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use super::lexer::{Kind, NONE, Node};
 
-/// Matches that begin at `start` or behind it, up to the next region, end at `limit` at the latest. If there
-/// are none, those that end at `reach` at the latest count.
+/// Matches that begin at `start` or behind it, up to the next region, end at `limit` at the latest.
+/// If there are none, those that end at `reach` at the latest count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Region {
     pub(crate) start: usize,
@@ -158,8 +158,8 @@ impl Divider<'_> {
             .map_or(self.nodes[key].end, |value| value.end)
     }
 
-    /// How far a match may go that begins in a key and needs more: to the end of its value; of an array, to
-    /// the end of its first element.
+    /// How far a match may go that begins in a key and needs more: to the end of its value; of an
+    /// array, to the end of its first element.
     fn reach_of_key(&self, key: usize) -> usize {
         let own = self.nodes[key].end;
         match self.value(key) {

@@ -14,10 +14,11 @@
 //! modules/<hex>.wasm   the module of that SHA-256, for as long as a name or a manifest needs it
 //! ```
 //!
-//! Each JSON file ends in a line with the format and a checksum: `#streamgate-store 2 sha256:HEX`, of all
-//! that is before it and of the format. Files of format 1 (StreamGate 0.1) have no such line; they are
-//! read. A draft or an old revision that is damaged is renamed to `<name>.damaged-<n>`, and the store
-//! goes on without it; for a damaged `live.json` the newest revision takes its place.
+//! Each JSON file ends in a line with the format and a checksum: `#streamgate-store 2 sha256:HEX`,
+//! of all that is before it and of the format. Files of format 1 (StreamGate 0.1) have no such
+//! line; they are read. A draft or an old revision that is damaged is renamed to
+//! `<name>.damaged-<n>`, and the store goes on without it; for a damaged `live.json` the newest
+//! revision takes its place.
 //!
 //! `modules.json` is the commit point of an upload: a module that nothing refers to was never
 //! uploaded, or is not needed any more, and is removed on opening.
@@ -107,8 +108,8 @@ impl Embedded {
         let live = read_manifest(&directory.join("live.json"), LIVE_REMEDY);
         let mut was_missing = false;
         let live = match aside.unless_damaged(live)? {
-            // The first publish was broken off, or the file was removed. Nobody was told that nothing is
-            // published, and the rules of the one revision are better than none.
+            // The first publish was broken off, or the file was removed. Nobody was told that
+            // nothing is published, and the rules of the one revision are better than none.
             Some(None) if numbers.iter().eq(&[1]) => {
                 was_missing = true;
                 Some(newest_revision(directory, &numbers, &mut aside)?)
@@ -313,8 +314,8 @@ impl Embedded {
         Ok(Some(bytes))
     }
 
-    /// Removes the modules that nothing needs any more. What they were needed for is done by then: a
-    /// file that cannot be removed is only worth a warning.
+    /// Removes the modules that nothing needs any more. What they were needed for is done by then:
+    /// a file that cannot be removed is only worth a warning.
     fn forget_modules(&self, kept: &mut Kept) {
         let revisions = kept
             .revisions

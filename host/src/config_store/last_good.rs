@@ -6,8 +6,8 @@
 //! modules/<hex>.wasm   the modules that it needs
 //! ```
 //!
-//! Promises that a manifest is only written once its modules are. A disk that fails costs nothing but
-//! this: the gate goes on and says so.
+//! Promises that a manifest is only written once its modules are. A disk that fails costs nothing
+//! but this: the gate goes on and says so.
 
 use std::{
     collections::BTreeSet,
@@ -71,7 +71,8 @@ impl LastGood {
         self.manifest.load_full()
     }
 
-    /// Notes that `manifest` is in force. Its modules were given to [`keep_module`](Self::keep_module).
+    /// Notes that `manifest` is in force. Its modules were given to
+    /// [`keep_module`](Self::keep_module).
     pub(crate) fn keep(&self, manifest: &Manifest) {
         self.manifest.store(Arc::new(manifest.clone()));
         let Some(directory) = &self.directory else {

@@ -230,8 +230,8 @@ pub(super) async fn validate(
 
 /// Makes the draft live as the next revision.
 ///
-/// It is built first, then stored, then applied; a failure on the way changes nothing. Other gates on
-/// the same config store are told, and their outcome is waited for.
+/// It is built first, then stored, then applied; a failure on the way changes nothing. Other gates
+/// on the same config store are told, and their outcome is waited for.
 #[utoipa::path(
     post, path = "/publish", tag = "publish",
     params(("wait" = Option<String>, Query, description = "How long to wait for other gates, 0 to 30s; 2s if it is left out", example = "500ms")),
@@ -327,9 +327,9 @@ pub(super) async fn show_revision(
 
 /// Makes an earlier revision live again, as the next one, with the code that its WASM rules had.
 ///
-/// The draft becomes that revision too, and its WASM rules stay pinned to their `digest`: so the next
-/// publish of something else does not bring newer code back by accident. To follow the name of the
-/// module again, leave the `digest` out of the rule.
+/// The draft becomes that revision too, and its WASM rules stay pinned to their `digest`: so the
+/// next publish of something else does not bring newer code back by accident. To follow the name of
+/// the module again, leave the `digest` out of the rule.
 #[utoipa::path(
     post, path = "/revisions/{revision}/rollback", tag = "publish",
     params(

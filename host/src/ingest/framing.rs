@@ -1,9 +1,10 @@
 //! Where events begin and end in what was read: lines, ended by `\n` or `\r\n`.
 //!
-//! Works in place. A line above the limit is kept with [`LOOK_AHEAD_BYTES`] more, so that the rules see
-//! what lies across the limit whole; it is cut behind them ([`cut_processed`]), and marked with
-//! [`TRUNCATED`]. A line above even that is cut and marked here. Each is counted here. However the bytes
-//! of a connection are divided into reads, the events are the same. Invalid UTF-8, NUL, a lone `\r` and empty lines are events like any other.
+//! Works in place. A line above the limit is kept with [`LOOK_AHEAD_BYTES`] more, so that the rules
+//! see what lies across the limit whole; it is cut behind them ([`cut_processed`]), and marked with
+//! [`TRUNCATED`]. A line above even that is cut and marked here. Each is counted here. However the
+//! bytes of a connection are divided into reads, the events are the same. Invalid UTF-8, NUL, a
+//! lone `\r` and empty lines are events like any other.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ use streamgate_guest::{Batch, Verdict, WITHHELD, floor_char};
 /// Ends an event of which the rest was cut off.
 pub const TRUNCATED: &[u8] = b" [truncated]";
 
-/// What is kept of a line beyond the limit until the rules have seen it, in bytes. A value that lies
-/// across the limit is found as long as its end is within this.
+/// What is kept of a line beyond the limit until the rules have seen it, in bytes. A value that
+/// lies across the limit is found as long as its end is within this.
 pub const LOOK_AHEAD_BYTES: usize = 4096;
 
 /// Least value of the limit, in bytes.
@@ -159,8 +160,9 @@ pub struct LongLines {
     pub cut: bool,
 }
 
-/// Counts the lines above the limit among those before `end`, and cuts those that are above it by more
-/// than [`LOOK_AHEAD_BYTES`]. The lines are not looked at, if all of them together are below the limit.
+/// Counts the lines above the limit among those before `end`, and cuts those that are above it by
+/// more than [`LOOK_AHEAD_BYTES`]. The lines are not looked at, if all of them together are below
+/// the limit.
 pub fn cut_long_lines(buffer: &mut [u8], end: usize, max_event_bytes: usize) -> LongLines {
     let mut long = LongLines {
         end,
@@ -191,11 +193,12 @@ pub fn cut_long_lines(buffer: &mut [u8], end: usize, max_event_bytes: usize) -> 
     long
 }
 
-/// Cuts the events that are above the limit when the rules are done with them, in place. `was_cut` says
-/// whether one of them was cut before the rules saw it, and `rules` whether there were any.
+/// Cuts the events that are above the limit when the rules are done with them, in place. `was_cut`
+/// says whether one of them was cut before the rules saw it, and `rules` whether there were any.
 ///
-/// What was cut before may end in the half of a value that no rule knew. If the rules made such an event
-/// so short that its end would leave, that end is removed, as far as a value that is found may reach.
+/// What was cut before may end in the half of a value that no rule knew. If the rules made such an
+/// event so short that its end would leave, that end is removed, as far as a value that is found
+/// may reach.
 pub fn cut_processed(batch: &mut Batch, max_event_bytes: usize, was_cut: bool, rules: bool) {
     if was_cut && rules {
         batch.edit_each(
@@ -211,8 +214,8 @@ pub fn cut_processed(batch: &mut Batch, max_event_bytes: usize, was_cut: bool, r
     batch.cut_bodies(max_event_bytes, TRUNCATED);
 }
 
-/// Cuts a line at the end of the look-ahead, so that the mark fits before it; returns the length of the
-/// event.
+/// Cuts a line at the end of the look-ahead, so that the mark fits before it; returns the length of
+/// the event.
 fn cut_behind_look_ahead(line: &mut [u8], max_event_bytes: usize) -> usize {
     let most = max_event_bytes + LOOK_AHEAD_BYTES;
     let cut_at = floor_char(line, most - TRUNCATED.len());

@@ -5,9 +5,9 @@
 //! `{"accepted": n}`. If the budget has no room within [`ROOM_PATIENCE`] the answer is 429 with
 //! `Retry-After`.
 //!
-//! The budget is charged by what has come, and by what a decoder keeps. A body that does not go on is on
-//! the list of those who let go when others need the room ([`Holders`](crate::memory::Holders)): then it
-//! is answered with 429 too.
+//! The budget is charged by what has come, and by what a decoder keeps. A body that does not go on
+//! is on the list of those who let go when others need the room
+//! ([`Holders`](crate::memory::Holders)): then it is answered with 429 too.
 //!
 //! | `Content-Type` | events |
 //! | --- | --- |
@@ -21,10 +21,10 @@
 //! out of it, while it comes out. Several compressed streams may follow one another; anything else
 //! behind one is refused, but for zeros behind gzip, with which tapes and blocks are filled up.
 //!
-//! With durable ingest the answer waits until every output has all events delivered, on the disk of its
-//! spool (after an `fsync`), or with its dead letters; events that a rule dropped count too. If one was
-//! given up, or after 30 s, it is 503 with `Retry-After`, and the sender sends the request again: events
-//! may then arrive twice, never not at all.
+//! With durable ingest the answer waits until every output has all events delivered, on the disk of
+//! its spool (after an `fsync`), or with its dead letters; events that a rule dropped count too. If
+//! one was given up, or after 30 s, it is 503 with `Retry-After`, and the sender sends the request
+//! again: events may then arrive twice, never not at all.
 
 use std::{
     borrow::Cow,
@@ -73,7 +73,8 @@ use crate::{
 /// A body that has not come within this time is refused.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// With durable ingest: a sender whose events are not safe within this time is told to send them again.
+/// With durable ingest: a sender whose events are not safe within this time is told to send them
+/// again.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a request waits for room in the budget.
@@ -99,8 +100,8 @@ const FIRST_STEP_BYTES: usize = 16 * 1024;
 /// A string of JSON above this is charged while its escapes are undone, in bytes.
 const UNCHARGED_TEXT_BYTES: usize = 16 * 1024;
 
-/// Bodies of JSON or frames that have more bytes, unpacked, are taken apart away from the threads that
-/// serve sockets: an array of small numbers of this size costs about half a millisecond.
+/// Bodies of JSON or frames that have more bytes, unpacked, are taken apart away from the threads
+/// that serve sockets: an array of small numbers of this size costs about half a millisecond.
 const INLINE_JSON_BYTES: usize = 16 * 1024;
 
 /// So many bytes of a body are moved on a thread that serves sockets.
@@ -840,7 +841,8 @@ impl EventWriter {
         let (block, filled) = self.block.as_mut().expect("was just set");
         let free = &mut block.buffer_mut()[*filled..*filled + needed];
         free[..text.len()].copy_from_slice(text);
-        // Line ends are white space in JSON text, and nothing else: inside strings they are escaped.
+        // Line ends are white space in JSON text, and nothing else: inside strings they are
+        // escaped.
         for byte in &mut free[..text.len()] {
             if matches!(*byte, b'\n' | b'\r') {
                 *byte = b' ';

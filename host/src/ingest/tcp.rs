@@ -4,8 +4,8 @@
 //! read. If the memory budget is spent, or [`WINDOW_BLOCKS`] of the connection's batches wait for a
 //! worker, the socket is not read, and TCP slows the sender down.
 //!
-//! A connection that pauses inside a line holds a copy of what came of it, and no block, and is on the
-//! list of those who let go when others need the room ([`Holders`](crate::memory::Holders)).
+//! A connection that pauses inside a line holds a copy of what came of it, and no block, and is on
+//! the list of those who let go when others need the room ([`Holders`](crate::memory::Holders)).
 
 use std::{
     future::poll_fn,
@@ -42,12 +42,14 @@ use crate::{
 /// for the processor's cache, and one connection from filling the room of all.
 const WINDOW_BLOCKS: usize = 4;
 
-/// The rest of a line is copied out of its block at once, unless it is longer than this: then only if
-/// nothing comes for [`COPY_AFTER`], since lines that come in many reads would be copied with each.
+/// The rest of a line is copied out of its block at once, unless it is longer than this: then only
+/// if nothing comes for [`COPY_AFTER`], since lines that come in many reads would be copied with
+/// each.
 const COPIED_REST_BYTES: usize = 2048;
 const COPY_AFTER: Duration = Duration::from_millis(20);
 
-/// Connections that may keep a block while they wait so; as many buffers of each size are kept for reuse.
+/// Connections that may keep a block while they wait so; as many buffers of each size are kept for
+/// reuse.
 pub(super) const WAITING_BLOCKS: usize = 32;
 
 /// Reads that leave most of a block empty before a smaller one is taken.
@@ -377,8 +379,8 @@ impl Connection {
         self.send_line(line, charge);
     }
 
-    /// What came of a line before a reset may end in the half of a value, which no rule would know: it
-    /// counts as an event, and is withheld.
+    /// What came of a line before a reset may end in the half of a value, which no rule would know:
+    /// it counts as an event, and is withheld.
     fn withhold_last_line(&mut self) {
         let Some((_, charge)) = self.copied() else {
             return;

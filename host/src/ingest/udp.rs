@@ -1,12 +1,13 @@
 //! Lines in datagrams: one or more in each; the last one counts without a line feed.
 //!
 //! Nothing can push a sender of UDP back: what does not fit in the memory budget is shed and
-//! counted, when those who hold some of it and do not use it had [`ROOM_PATIENCE`] to let go. So is what the kernel has to drop because nobody read in time, in datagrams, as it cannot be
-//! told how many events were in them.
+//! counted, when those who hold some of it and do not use it had [`ROOM_PATIENCE`] to let go. So is
+//! what the kernel has to drop because nobody read in time, in datagrams, as it cannot be told how
+//! many events were in them.
 //!
-//! Each socket has a thread of its own, which reads up to [`DATAGRAMS_A_READ`] datagrams with one system
-//! call and gathers them in batches. Several sockets may share a port: then the kernel gives each sender
-//! to one of them, for good, so that its events stay in their order.
+//! Each socket has a thread of its own, which reads up to [`DATAGRAMS_A_READ`] datagrams with one
+//! system call and gathers them in batches. Several sockets may share a port: then the kernel gives
+//! each sender to one of them, for good, so that its events stay in their order.
 
 use std::{
     io::{self, IoSliceMut},
@@ -67,8 +68,8 @@ const READ_BYTES: usize = 2 * 1024 * 1024;
 /// Reads in a row before what was gathered is sent on, though more is there.
 const READS_A_TURN: usize = 4;
 
-/// Makes a socket ready: a large receive buffer (the kernel may grant less), and the count of what the
-/// kernel drops.
+/// Makes a socket ready: a large receive buffer (the kernel may grant less), and the count of what
+/// the kernel drops.
 ///
 /// # Errors
 /// If it cannot be made to block with a time limit.
@@ -136,7 +137,8 @@ struct Receiver {
     room: usize,
     /// How long they are, and whether the kernel had to cut them.
     lengths: Vec<(usize, bool)>,
-    /// What the kernel has dropped of this socket so far; it counts in 32 bits, from 0 again after that.
+    /// What the kernel has dropped of this socket so far; it counts in 32 bits, from 0 again after
+    /// that.
     dropped: u32,
     /// Where datagrams are gathered, and up to where it is filled.
     block: Option<Block>,
@@ -147,7 +149,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Waits for datagrams, unless it is the end; reads on for as long as there are many, and sends them.
+    /// Waits for datagrams, unless it is the end; reads on for as long as there are many, and sends
+    /// them.
     fn read_a_turn(&mut self, socket: &UdpSocket, ending: bool) -> io::Result<Turn> {
         let most = self.datagrams.len() / self.room;
         let mut turn = Ok(Turn::More);
@@ -187,7 +190,8 @@ impl Receiver {
             .chunks_exact_mut(self.room)
             .map(|room| [IoSliceMut::new(room)])
             .collect();
-        // Not kept: the kernel notes in them how much control data came, and takes it for room the next time.
+        // Not kept: the kernel notes in them how much control data came, and takes it for room the
+        // next time.
         let control = nix::cmsg_space!(u32);
         let mut headers = MultiHeaders::<()>::preallocate(slices.len(), Some(control));
         let received = recvmmsg(

@@ -1,9 +1,11 @@
-//! Who holds part of the budget while it waits for its peer: half a line, or a body that has not come.
+//! Who holds part of the budget while it waits for its peer: half a line, or a body that has not
+//! come.
 //!
-//! A peer can stop sending at any moment and keep what it has made us hold. Whoever may hold bytes so
-//! is on a list, with how many and since when, and lets go when others need the room: the peer that
-//! holds more than half of it first, then the oldest. The list is as long as there are connections at
-//! most. What is held is noted without a lock; the lock is for coming, going, and looking.
+//! A peer can stop sending at any moment and keep what it has made us hold. Whoever may hold bytes
+//! so is on a list, with how many and since when, and lets go when others need the room: the peer
+//! that holds more than half of it first, then the oldest. The list is as long as there are
+//! connections at most. What is held is noted without a lock; the lock is for coming, going, and
+//! looking.
 
 use std::{
     collections::HashMap,

@@ -30,8 +30,8 @@ pub enum ClaimError {
     Newer(OpenError),
 }
 
-/// Locks the folder, and looks whether all that is in it is free and can be read. None if there is no
-/// way to lock it: then outputs have no spools, and say why.
+/// Locks the folder, and looks whether all that is in it is free and can be read. None if there is
+/// no way to lock it: then outputs have no spools, and say why.
 ///
 /// # Errors
 /// [`ClaimError`].

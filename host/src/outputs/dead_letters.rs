@@ -1,7 +1,7 @@
 //! Events that a receiver will never take, kept on disk with the reason.
 //!
-//! They lie in a spool of their own, `dead_letters` in the output's folder, whose oldest give way when
-//! it is full. Each is one JSON object on a line:
+//! They lie in a spool of their own, `dead_letters` in the output's folder, whose oldest give way
+//! when it is full. Each is one JSON object on a line:
 //!
 //! | field | means |
 //! | --- | --- |
@@ -52,12 +52,12 @@ pub struct DeadLetter {
     pub event_bytes: Option<Vec<u8>>,
 }
 
-/// The dead letters of one output id. All outputs of the process with that id share them, one after the
-/// other, so that none waits for another to let go of the folder.
+/// The dead letters of one output id. All outputs of the process with that id share them, one after
+/// the other, so that none waits for another to let go of the folder.
 ///
 /// Their spool is opened when it is needed, since most outputs have none. Everything but
-/// [`DeadLetters::count`], [`DeadLetters::take_lost`] and [`DeadLetters::set_max_bytes`] may block on the
-/// disk.
+/// [`DeadLetters::count`], [`DeadLetters::take_lost`] and [`DeadLetters::set_max_bytes`] may block
+/// on the disk.
 #[derive(Debug)]
 pub(super) struct DeadLetters {
     folder: PathBuf,
@@ -72,9 +72,9 @@ pub(super) struct DeadLetters {
     unsynced: Mutex<Option<u64>>,
     /// Held by whoever reads, since who puts letters back puts all back.
     reading: Mutex<()>,
-    /// Held while a letter is appended, and from the reading of letters until they are done with or put
-    /// back. A segment that is being read cannot give way: a letter that is kept meanwhile would find
-    /// no room in a full spool.
+    /// Held while a letter is appended, and from the reading of letters until they are done with or
+    /// put back. A segment that is being read cannot give way: a letter that is kept meanwhile
+    /// would find no room in a full spool.
     moving: Mutex<()>,
     /// Letters that were found to be damaged or missing, and are not booked yet.
     lost: AtomicU64,
@@ -123,8 +123,8 @@ impl DeadLetters {
         }
     }
 
-    /// Returns the spool, and opens it if that was not done yet. After a failure it is tried again at
-    /// most every [`OPEN_INTERVAL`].
+    /// Returns the spool, and opens it if that was not done yet. After a failure it is tried again
+    /// at most every [`OPEN_INTERVAL`].
     fn opened(&self) -> Result<Arc<Spool>, String> {
         if let Some(spool) = &*self.open.load() {
             return Ok(Arc::clone(spool));

@@ -160,8 +160,8 @@ pub(super) fn by_status(answer: &Answer<'_>) -> Outcome {
     }
 }
 
-/// What a status means where a vendor's URL is the only one there is: that it is not found says that the
-/// site or the account is wrong, and nothing of the events.
+/// What a status means where a vendor's URL is the only one there is: that it is not found says
+/// that the site or the account is wrong, and nothing of the events.
 pub(super) fn by_status_of_vendor(answer: &Answer<'_>) -> Outcome {
     match answer.status {
         StatusCode::NOT_FOUND => Outcome::Denied {

@@ -1,8 +1,8 @@
 //! Events in the bodies of requests.
 //!
 //! What a body holds and what an answer means is said by a [`Format`]; here are connections,
-//! compression and size. Redirects are not followed, the system's proxy settings are not used, and no
-//! more than [`MAX_ANSWER_BYTES`] of an answer are read.
+//! compression and size. Redirects are not followed, the system's proxy settings are not used, and
+//! no more than [`MAX_ANSWER_BYTES`] of an answer are read.
 //!
 //! Sent with each request, besides the headers of the settings:
 //!
@@ -52,15 +52,15 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connection that was not used for so long is closed; the name is looked up for the next one.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 
-/// On real logs (loghub's Android, Hadoop, OpenSSH, Zookeeper) as small as level 3, zstd's default, at up to
-/// twice the speed.
+/// On real logs (loghub's Android, Hadoop, OpenSSH, Zookeeper) as small as level 3, zstd's default,
+/// at up to twice the speed.
 const ZSTD_LEVEL: i32 = 1;
 
 /// So many bytes of events are written into a body on a thread that serves sockets.
 const INLINE_ENCODE_BYTES: usize = 256 * 1024;
 
-/// Keys that requests are signed with are read again so long after: those of AWS are replaced before
-/// they expire.
+/// Keys that requests are signed with are read again so long after: those of AWS are replaced
+/// before they expire.
 const KEYS_READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// After so many requests in a row that a receiver took, the size is tried again that it refused.
@@ -252,9 +252,9 @@ impl HttpRequests {
         }
     }
 
-    /// Reads the secrets, if that was not done since the receiver refused them, or if keys that requests
-    /// are signed with may have been replaced. Files are read on a thread where that may block: only
-    /// this lane waits for them.
+    /// Reads the secrets, if that was not done since the receiver refused them, or if keys that
+    /// requests are signed with may have been replaced. Files are read on a thread where that may
+    /// block: only this lane waits for them.
     async fn read_secrets(&mut self) -> Result<(), String> {
         let keys = self.format.secrets();
         if let Some(secrets) = &self.secrets

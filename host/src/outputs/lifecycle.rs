@@ -15,13 +15,14 @@
 //!
 //! - `Running`, `Draining` and `Retired` send. The latter two end when all is sent; their time is
 //!   limited by the grace period of the process, and by the limits of `runner.rs`.
-//! - `HandingOver` begins no attempt to send. What is on the disk stays there, and what is in memory
-//!   goes to the newest output with the same id. At the end of the process an output with a spool
-//!   hands over to the next process.
+//! - `HandingOver` begins no attempt to send. What is on the disk stays there, and what is in
+//!   memory goes to the newest output with the same id. At the end of the process an output with a
+//!   spool hands over to the next process.
 //! - `Aborted` drops the attempts that are under way.
 //!
-//! An output is in the [`Registry`] until its last task has ended. It is taken out, and its backlog is
-//! handed on, under the lock of the registry, so that a backlog cannot go to an output that ends.
+//! An output is in the [`Registry`] until its last task has ended. It is taken out, and its backlog
+//! is handed on, under the lock of the registry, so that a backlog cannot go to an output that
+//! ends.
 
 use std::{
     collections::HashMap,

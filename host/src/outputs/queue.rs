@@ -394,8 +394,8 @@ impl OutputQueue {
         true
     }
 
-    /// Takes what waits, up to a bound; waits until there is something, and for as long as `filling`
-    /// says until there is enough. `None` at the end.
+    /// Takes what waits, up to a bound; waits until there is something, and for as long as
+    /// `filling` says until there is enough. `None` at the end.
     pub(super) async fn take(&self, filling: Filling) -> Option<Group> {
         let mut lingers = !filling.linger.is_zero();
         loop {

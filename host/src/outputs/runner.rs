@@ -1,10 +1,10 @@
 //! What all outputs have in common: take what waits, send it, try again, book it.
 //!
-//! An output has one lane, or several where the order does not matter ([`max_in_flight`]); each takes
-//! a group of events, and is done with all of them before it takes the next. When an attempt may be
-//! made is decided for all lanes in one place, the [`Pace`]. A supervisor starts the lanes, starts them
-//! again if they panic, says how long an output that was removed may still send, and has the last word on
-//! what is left ([`supervise`]); `lifecycle.rs` has the phases.
+//! An output has one lane, or several where the order does not matter ([`max_in_flight`]); each
+//! takes a group of events, and is done with all of them before it takes the next. When an attempt
+//! may be made is decided for all lanes in one place, the [`Pace`]. A supervisor starts the lanes,
+//! starts them again if they panic, says how long an output that was removed may still send, and
+//! has the last word on what is left ([`supervise`]); `lifecycle.rs` has the phases.
 //!
 //! [`max_in_flight`]: super::settings::HttpSettings::max_in_flight
 
@@ -56,12 +56,12 @@ const RETIRED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often an output that ends is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// At the end of the process, for so long an output sends what is in its spool; the next process sends
-/// the rest.
+/// At the end of the process, for so long an output sends what is in its spool; the next process
+/// sends the rest.
 const SPOOL_END_LIMIT: Duration = Duration::from_secs(1);
 
-/// An attempt that is under way when the output lets go of its events may take so long: what it would
-/// have sent is not sent twice then.
+/// An attempt that is under way when the output lets go of its events may take so long: what it
+/// would have sent is not sent twice then.
 const ATTEMPT_END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A lane that has not ended so long after that hangs in a write.
@@ -276,8 +276,8 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
 /// Watches over an output from its start to its end:
 ///
 /// 1. The lanes run. One that panics is started again.
-/// 2. The handle is dropped: no worker hands events over any more. The queue is closed when outputs that
-///    this one replaced have ended, since they may have something for it.
+/// 2. The handle is dropped: no worker hands events over any more. The queue is closed when outputs
+///    that this one replaced have ended, since they may have something for it.
 /// 3. The lanes end, since all is sent or the output lets go of it ([`see_out`] says when).
 /// 4. What is left goes to the successor, stays on the disk, or is counted as given up.
 async fn supervise(
@@ -376,11 +376,11 @@ fn start_lane(tasks: &mut JoinSet<Ended>, desk: &Arc<Desk>, open: &Open) {
     tasks.spawn(async move { ended.await.unwrap_or(Ended::Badly) });
 }
 
-/// Closes the queue when nothing more can come, and decides how long the output may take for what it
-/// has: one that was removed and makes progress [`RETIRED_LIMIT`], any other [`RETIRED_PATIENCE`]; at the
-/// end of the process the grace period rules, but what is in a spool stays there after
-/// [`SPOOL_END_LIMIT`], or at once if the receiver fails. Returns when its lanes need not be waited for
-/// any longer.
+/// Closes the queue when nothing more can come, and decides how long the output may take for what
+/// it has: one that was removed and makes progress [`RETIRED_LIMIT`], any other
+/// [`RETIRED_PATIENCE`]; at the end of the process the grace period rules, but what is in a spool
+/// stays there after [`SPOOL_END_LIMIT`], or at once if the receiver fails. Returns when its lanes
+/// need not be waited for any longer.
 async fn see_out(desk: &Desk, registry: &Registry, released: oneshot::Receiver<()>) {
     let Entry { life, queue, .. } = &*desk.entry;
     let _ = released.await;
@@ -441,7 +441,8 @@ impl Lane {
         }
         while let Some(taken) = desk.take().await {
             let group = taken.group();
-            // Above what was taken from the queue lie events of a request that may be tried again alone.
+            // Above what was taken from the queue lie events of a request that may be tried again
+            // alone.
             let mut works = vec![Work::new(Held::Given(group))];
             let delivered = AssertUnwindSafe(self.deliver(&taken, &mut works));
             match delivered.catch_unwind().await {

@@ -2,7 +2,8 @@
 //!
 //! A reference is `env:NAME` or `file:/path`; a header's value holds one as `${env:NAME}` or
 //! `${file:/path}`. It is read when a connection is built, and again when the receiver refuses the
-//! credentials, so that a secret can be rotated in its file. What was read is never logged or shown.
+//! credentials, so that a secret can be rotated in its file. What was read is never logged or
+//! shown.
 
 use std::{fmt, path::PathBuf};
 

@@ -640,8 +640,8 @@ pub(super) fn host_of(address: &str) -> &str {
         .unwrap_or(host)
 }
 
-/// Refuses an address that is written out and must not be sent to. Names are looked at when they are
-/// looked up.
+/// Refuses an address that is written out and must not be sent to. Names are looked at when they
+/// are looked up.
 fn check_host(host: &str, policy: &OutputPolicy, pointer: &str) -> Result<(), Invalid> {
     match host.parse::<IpAddr>() {
         Ok(address) if !policy.allows(address) => Err(Invalid::new(

@@ -1,17 +1,18 @@
 //! The disk between an output's queue and its receiver.
 //!
-//! Of an output with a spool everything that it is handed goes to the disk first, by a thread of its
-//! own (`fill`), which gives the memory back at once; another one (`drain`) reads it back for the lanes. What they are
-//! done with is acknowledged, the rest is there after a restart. While the disk fails events go from
-//! memory to the lanes, past the spool, so that an output that works is not held up by its disk.
+//! Of an output with a spool everything that it is handed goes to the disk first, by a thread of
+//! its own (`fill`), which gives the memory back at once; another one (`drain`) reads it back for
+//! the lanes. What they are done with is acknowledged, the rest is there after a restart. While the
+//! disk fails events go from memory to the lanes, past the spool, so that an output that works is
+//! not held up by its disk.
 //!
-//! An output without a spool empties the one that an earlier output with its id left behind, and sends
-//! what comes from its queue then: that is `drain` without `fill`.
+//! An output without a spool empties the one that an earlier output with its id left behind, and
+//! sends what comes from its queue then: that is `drain` without `fill`.
 //!
-//! When the output hands over ([`Phase::HandingOver`]), `drain` ends at once, and `fill` when it has put
-//! the rest of the queue on the disk. What it cannot put there goes back to the queue, whose rest is
-//! handed on in memory. [`Spooling::close`] waits for both and lets go of the folder's lock, for which the
-//! `fill` of the successor waits.
+//! When the output hands over ([`Phase::HandingOver`]), `drain` ends at once, and `fill` when it
+//! has put the rest of the queue on the disk. What it cannot put there goes back to the queue,
+//! whose rest is handed on in memory. [`Spooling::close`] waits for both and lets go of the
+//! folder's lock, for which the `fill` of the successor waits.
 //!
 //! A record is 17 bytes, numbers little-endian, and then the events, each with its line feed: the
 //! revision (u64), milliseconds since 1970 at which the first of them left the chain (u64), and 1
@@ -53,7 +54,8 @@ const MAX_TIME_APART: Duration = Duration::from_millis(500);
 /// How long a thread waits before it looks again whether it is to end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long an output that ends waits for the threads of its spool; they may hang in a call of the disk.
+/// How long an output that ends waits for the threads of its spool; they may hang in a call of the
+/// disk.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long events go past a spool that cannot be opened until that is tried again.
@@ -77,7 +79,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Spooled {
     pub(super) group: Group,
-    /// The records it is made of, each with where it ends in the group; none if it came past the spool.
+    /// The records it is made of, each with where it ends in the group; none if it came past the
+    /// spool.
     records: Vec<(u64, usize)>,
     /// How many of them are acknowledged.
     acknowledged: AtomicUsize,
@@ -137,8 +140,8 @@ impl Spooling {
         self.spool.lock().is_some()
     }
 
-    /// Lets go of the spool when its threads have ended, and returns how many events are in it. What
-    /// they had for the lanes and is not on the disk goes back to the queue.
+    /// Lets go of the spool when its threads have ended, and returns how many events are in it.
+    /// What they had for the lanes and is not on the disk goes back to the queue.
     pub(super) async fn close(&self) -> u64 {
         // Each thread has a sender.
         let mut ready = self.ready.lock().await;
@@ -172,8 +175,8 @@ impl Spooling {
         }
     }
 
-    /// Says that the first `bytes` of events are sent, or given up and counted: only what is behind them
-    /// is sent again if the process is killed now.
+    /// Says that the first `bytes` of events are sent, or given up and counted: only what is behind
+    /// them is sent again if the process is killed now.
     pub(super) fn advanced(&self, spooled: &Spooled, bytes: usize) {
         let from = spooled.acknowledged.load(Ordering::Relaxed);
         let behind = &spooled.records[from..];
@@ -264,7 +267,8 @@ impl Spooling {
         };
         let (emptier, emptied, ready) = (Arc::clone(self), Arc::clone(&spool), ready.clone());
         let empty = move || {
-            // A panic costs the records that were read and not handed to a lane: they are read again.
+            // A panic costs the records that were read and not handed to a lane: they are read
+            // again.
             while catch_unwind(AssertUnwindSafe(|| {
                 emptier.empty(&emptied, filling, &ready)
             }))
@@ -287,8 +291,8 @@ impl Spooling {
         Some(spool)
     }
 
-    /// Opens the spool; waits for an output that it replaces to let go of it. `None` if it cannot be
-    /// used: then events go past it.
+    /// Opens the spool; waits for an output that it replaces to let go of it. `None` if it cannot
+    /// be used: then events go past it.
     fn open(&self, place: &Place) -> Option<Arc<Spool>> {
         loop {
             match Spool::open(&place.folder, place.settings) {
@@ -310,8 +314,8 @@ impl Spooling {
         }
     }
 
-    /// Deals with a group: it is on the disk then, or a lane has it. False if neither is possible, as the
-    /// output lets go of it: then it is in the queue again.
+    /// Deals with a group: it is on the disk then, or a lane has it. False if neither is possible,
+    /// as the output lets go of it: then it is in the queue again.
     fn fill(&self, spool: Option<&Spool>, group: Group, ready: &mpsc::Sender<Spooled>) -> bool {
         let mut work = Filled::default();
         if let Some(spool) = spool {

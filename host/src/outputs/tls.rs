@@ -91,7 +91,8 @@ pub(super) fn check(settings: &TlsSettings) -> Result<(), Invalid> {
         .map_err(|(field, error)| Invalid::new("invalid_tls", format!("/tls/{field}"), error))
 }
 
-/// Builds what a connection is secured with, from its files, on which it blocks; an error names the field.
+/// Builds what a connection is secured with, from its files, on which it blocks; an error names the
+/// field.
 pub(super) fn client_config(
     settings: Option<&TlsSettings>,
 ) -> Result<ClientConfig, (&'static str, String)> {

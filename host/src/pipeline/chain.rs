@@ -1,11 +1,13 @@
 //! The rules of a revision as ordered steps.
 //!
 //! A [`CompiledChain`] is immutable and shared; each worker runs a [`Chain`] of its own, made from
-//! it when the worker first sees the revision. Redact rules that follow one another run as one, in a
-//! single pass over the bytes, and so do filters that drop by keyword; each keeps its own account.
+//! it when the worker first sees the revision. Redact rules that follow one another run as one, in
+//! a single pass over the bytes, and so do filters that drop by keyword; each keeps its own
+//! account.
 //!
-//! A rule that panics does so on one event: that one meets the rule's `on_error`, and a fresh copy of the
-//! rule goes on behind it. Rules with a memory have decided on each event once, whoever does it.
+//! A rule that panics does so on one event: that one meets the rule's `on_error`, and a fresh copy
+//! of the rule goes on behind it. Rules with a memory have decided on each event once, whoever does
+//! it.
 
 use std::{iter, mem, ops::Range, sync::Arc};
 
@@ -26,8 +28,8 @@ use crate::{
     wasm::{Module, Params, Ran, Reason, Runner, Wasm, WasmRule, WasmStatus},
 };
 
-/// Events of one batch on which a step may panic, each by itself; the rest of the batch meets `on_error`
-/// as a whole then. A panic costs some microseconds, and a fresh copy of the step.
+/// Events of one batch on which a step may panic, each by itself; the rest of the batch meets
+/// `on_error` as a whole then. A panic costs some microseconds, and a fresh copy of the step.
 const MOST_PANICS: usize = 64;
 
 /// Where a chain's modules come from: their bytes by digest, or `None` if there are none.
@@ -311,8 +313,8 @@ impl Compiled {
 }
 
 impl Chain {
-    /// Runs every step over the batch; `compiled` is what this is a copy of. What was done is remembered
-    /// until [`book`](Self::book).
+    /// Runs every step over the batch; `compiled` is what this is a copy of. What was done is
+    /// remembered until [`book`](Self::book).
     pub fn run(&mut self, compiled: &CompiledChain, batch: &mut Batch, overloaded: bool) {
         let mut at = 0;
         while let Some(first) = self.steps.get(at) {
@@ -326,8 +328,8 @@ impl Chain {
         }
     }
 
-    /// Returns the steps that panicked in the last run, by their place among the rules, and on how many
-    /// events.
+    /// Returns the steps that panicked in the last run, by their place among the rules, and on how
+    /// many events.
     pub fn panicked(&self) -> impl Iterator<Item = (usize, u64)> {
         let steps = self.steps.iter().enumerate();
         steps.filter_map(|(at, step)| (step.panicked > 0).then_some((at, step.panicked)))
@@ -338,8 +340,8 @@ impl Chain {
         self.steps.is_empty()
     }
 
-    /// Returns whether the last run let events pass a rule untouched, because of overload or because
-    /// the rule is broken.
+    /// Returns whether the last run let events pass a rule untouched, because of overload or
+    /// because the rule is broken.
     pub fn bypassed(&self) -> bool {
         let bypassed = |step: &WorkerStep| step.overloaded + step.ran.bypassed > 0;
         self.steps.iter().any(bypassed)
@@ -428,8 +430,8 @@ fn run_first(step: &mut WorkerStep, batch: &mut Batch) {
     }
 }
 
-/// Takes what redact rules noted, from the copy that ran them, which a panic may cost. None of the others
-/// has notes.
+/// Takes what redact rules noted, from the copy that ran them, which a panic may cost. None of the
+/// others has notes.
 fn take_notes(steps: &mut [WorkerStep]) {
     let Some((first, behind)) = steps.split_first_mut() else {
         return;
@@ -456,8 +458,9 @@ fn add_notes(notes: &mut Notes, more: Notes) {
     notes.no_fields += more.no_fields;
 }
 
-/// Goes on after a panic: the event that it was about meets `on_error`, the events behind it get a fresh
-/// copy of the step. `copies` are the steps as they were compiled; `events` the batch had before.
+/// Goes on after a panic: the event that it was about meets `on_error`, the events behind it get a
+/// fresh copy of the step. `copies` are the steps as they were compiled; `events` the batch had
+/// before.
 #[cold]
 fn recover(
     steps: &mut [WorkerStep],
@@ -550,8 +553,8 @@ fn decide_on_guilty(steps: &mut [WorkerStep], copies: &[Step], batch: &mut Batch
         fail_all(&mut steps[0], batch);
         return;
     };
-    // Fused: each by itself, to find out which one it is. Those before it have counted what they did, and
-    // it has noted what it saw.
+    // Fused: each by itself, to find out which one it is. Those before it have counted what they
+    // did, and it has noted what it saw.
     let mut done = vec![(Tally::default(), Notes::default()); steps.len()];
     let mut guilty = None;
     for (at, copy) in copies.iter().enumerate() {
@@ -612,7 +615,8 @@ fn copy_of(builtin: &Builtin) -> Builtin {
     builtin.for_worker(fastrand::u64(..), &CLOCK)
 }
 
-/// Finds steps of one kind that follow one another and are bypassed alike, and makes one of each row.
+/// Finds steps of one kind that follow one another and are bypassed alike, and makes one of each
+/// row.
 fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Fused)> {
     fn redact(step: &Step) -> Option<&Redact> {
         match &step.processor {

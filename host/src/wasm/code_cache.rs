@@ -7,12 +7,12 @@
 //!                                           <machine code>
 //! ```
 //!
-//! Machine code is trusted, so it is taken only from files that nobody but this user can have written: the
-//! directory and the files belong to the user that the gate runs as, and give no rights to others. The
-//! compatibility is a hash over the version of the gate, that of the engine, its settings and the features of
-//! the processor. A file that is damaged, or is not the
-//! one that was written under its name, is removed, and the module compiled again. Without a directory that
-//! can be trusted there is no cache, and everything else works.
+//! Machine code is trusted, so it is taken only from files that nobody but this user can have
+//! written: the directory and the files belong to the user that the gate runs as, and give no
+//! rights to others. The compatibility is a hash over the version of the gate, that of the engine,
+//! its settings and the features of the processor. A file that is damaged, or is not the
+//! one that was written under its name, is removed, and the module compiled again. Without a
+//! directory that can be trusted there is no cache, and everything else works.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -50,8 +50,8 @@ pub(super) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Opens the cache in `directory`, which is made if it is missing. `None`, and a warning, if it cannot
-    /// be trusted.
+    /// Opens the cache in `directory`, which is made if it is missing. `None`, and a warning, if it
+    /// cannot be trusted.
     pub(super) fn open(directory: &Path) -> Option<Self> {
         match Self::try_open(directory) {
             Ok(cache) => Some(cache),

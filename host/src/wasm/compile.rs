@@ -2,8 +2,8 @@
 //!
 //! An upload is hostile input to a decoder, an encoder and an optimising compiler, and none of them
 //! promises to stay within a time or a memory. So all three run in a child: a lowly one, killed at
-//! its limits, whose crash costs nothing. The child is this very program, so what it compiles is for
-//! this very program.
+//! its limits, whose crash costs nothing. The child is this very program, so what it compiles is
+//! for this very program.
 
 use std::{
     fs,
@@ -58,8 +58,8 @@ impl Default for CompileLimits {
 /// Most wall-clock time for each unit of processor time: a compilation has a low priority.
 const WALL_FACTOR: u32 = 4;
 
-/// Address space beyond the memory, much of which is only reserved. It bounds what the resident set may
-/// become between two looks.
+/// Address space beyond the memory, much of which is only reserved. It bounds what the resident set
+/// may become between two looks.
 const SPARE_ADDRESS_SPACE: u64 = 8 << 30;
 
 /// Time between two looks at the child's memory.
@@ -68,8 +68,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Largest code that is taken from a compilation, in bytes.
 const MAX_CODE_BYTES: u64 = 512 << 20;
 
-/// A low priority (`nice(2)`): beside workers that want all there is it gets a tenth of a processor, so
-/// that a busy gate is not slowed and its rules can still be changed.
+/// A low priority (`nice(2)`): beside workers that want all there is it gets a tenth of a
+/// processor, so that a busy gate is not slowed and its rules can still be changed.
 const NICE: i32 = 10;
 
 /// Most functions in one module; a compiler's tables grow with them.

@@ -97,9 +97,9 @@ impl fmt::Debug for Module {
     reason = "wasmtime cannot check that code is what a compiler made; the caller vouches for it"
 )]
 fn deserialize(runtime: &Runtime, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `code` was made by `Component::serialize` in `compile::compile`: in this process, in a
-    // child that is the same program and whose only output it is, or in an earlier process, from a
-    // file that only the user that the gate runs as can have written (`code_cache`). It is never read
-    // from a store or the network.
+    // SAFETY: `code` was made by `Component::serialize` in `compile::compile`: in this process, in
+    // a child that is the same program and whose only output it is, or in an earlier process, from
+    // a file that only the user that the gate runs as can have written (`code_cache`). It is never
+    // read from a store or the network.
     unsafe { Component::deserialize(runtime.engine(), code) }
 }

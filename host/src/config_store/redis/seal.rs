@@ -6,8 +6,8 @@
 //! {"version":"1.0", ... ,"signature":"ed25519:<key id>:<86 characters of base64url>"}
 //! ```
 //!
-//! The signature covers every byte before that member as it stands, and what kind of document it is,
-//! so that a draft cannot pass for a manifest. Nothing is parsed before it is verified, and no
+//! The signature covers every byte before that member as it stands, and what kind of document it
+//! is, so that a draft cannot pass for a manifest. Nothing is parsed before it is verified, and no
 //! canonical form of JSON is needed. Other programs see a member that they do not know.
 //!
 //! Sources: RFC 8032 (Ed25519); RFC 8410 (its keys in PKCS #8 and SubjectPublicKeyInfo, as `openssl

@@ -28,11 +28,11 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// A Redis, as an operator writes it. Neither `Debug` nor `Display` shows the password.
 ///
-/// - `redis://[user[:password]@]host[:port][/db]`, `rediss://` over TLS, `redis+unix:///path`: as the
-///   client library has them
+/// - `redis://[user[:password]@]host[:port][/db]`, `rediss://` over TLS, `redis+unix:///path`: as
+///   the client library has them
 /// - `redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[/db]`, or
-///   `rediss+sentinel://`: the master of that name, asked for at each connect; user and password are
-///   those of the master
+///   `rediss+sentinel://`: the master of that name, asked for at each connect; user and password
+///   are those of the master
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisLocation {
     url: String,

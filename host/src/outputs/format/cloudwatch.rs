@@ -22,7 +22,8 @@
 //! | 200 with `rejectedLogEventsInfo` | the events that it names are refused |
 //!
 //! Sources: CloudWatch Logs API reference, "PutLogEvents"; Vector,
-//! `sinks/aws_cloudwatch_logs/retry.rs`; Fluent Bit, `plugins/out_cloudwatch_logs/cloudwatch_api.h`.
+//! `sinks/aws_cloudwatch_logs/retry.rs`; Fluent Bit,
+//! `plugins/out_cloudwatch_logs/cloudwatch_api.h`.
 
 use std::time::SystemTime;
 
@@ -218,7 +219,8 @@ impl Format for CloudWatch {
 }
 
 impl CloudWatch {
-    /// What has to be asked for before events can be sent. That one of the two is there is no fault.
+    /// What has to be asked for before events can be sent. That one of the two is there is no
+    /// fault.
     fn create(&self, error: String) -> Outcome {
         let CloudWatchSettings { group, stream, .. } = &self.settings;
         let ask = |target, body: serde_json::Value| First {

@@ -101,8 +101,8 @@ impl Format for Datadog {
         payload
     }
 
-    /// 408, 429 and 5xx are tried again; 413 is split; 401 and 403 keep the events, and so does 404,
-    /// which a wrong site answers; any other is final.
+    /// 408, 429 and 5xx are tried again; 413 is split; 401 and 403 keep the events, and so does
+    /// 404, which a wrong site answers; any other is final.
     fn outcome(&mut self, answer: &Answer<'_>, _payload: &Payload) -> Outcome {
         by_status_of_vendor(answer)
     }

@@ -5,10 +5,10 @@
 //! | body | 1,000,000 bytes, uncompressed here, so that it holds whatever is counted |
 //! | attributes of an event | 255; the name of one 255 characters |
 //!
-//! The body is `[{"common": {"attributes": ...}, "logs": [...]}]`: what the settings say of all events is
-//! sent once. An event that is a JSON object becomes a log with its members as `attributes` and its
-//! `message` or `log` as `message`, if it is a string; text becomes the `message`.
-//! An event that does not fit into a body alone is set aside with that reason.
+//! The body is `[{"common": {"attributes": ...}, "logs": [...]}]`: what the settings say of all
+//! events is sent once. An event that is a JSON object becomes a log with its members as
+//! `attributes` and its `message` or `log` as `message`, if it is a string; text becomes the
+//! `message`. An event that does not fit into a body alone is set aside with that reason.
 //!
 //! Sources: New Relic docs, "Introduction to the Log API" and "Log data limits"; Vector,
 //! `sinks/new_relic/config.rs`.
@@ -83,8 +83,8 @@ impl Format for NewRelic {
         payload
     }
 
-    /// 408, 429 and 5xx are tried again; 413 is split; 401 and 403 keep the events, and so does 404,
-    /// which a wrong region answers; any other is final.
+    /// 408, 429 and 5xx are tried again; 413 is split; 401 and 403 keep the events, and so does
+    /// 404, which a wrong region answers; any other is final.
     fn outcome(&mut self, answer: &Answer<'_>, _payload: &Payload) -> Outcome {
         by_status_of_vendor(answer)
     }

@@ -11,8 +11,9 @@ use streamgate_guest::{Editor, Event, Rest, Rewrite, WITHHELD};
 
 use super::*;
 
-/// A rule that panics on purpose: on events that begin with `p` when it decides on them, and on those
-/// with an `s` when it searches for them. It drops those with a `d`, and puts an `R` before an `r`.
+/// A rule that panics on purpose: on events that begin with `p` when it decides on them, and on
+/// those with an `s` when it searches for them. It drops those with a `d`, and puts an `R` before
+/// an `r`.
 #[derive(Debug, Clone)]
 pub(super) struct Faulty {
     /// Events that it was asked about, all copies together.
@@ -223,7 +224,8 @@ fn panic_outside_of_an_edit_is_about_all_events() {
 
 #[test]
 fn fused_rules_are_asked_one_by_one_about_a_guilty_event() {
-    // No native rule panics on purpose; what decides on a guilty event is asked about one that is not.
+    // No native rule panics on purpose; what decides on a guilty event is asked about one that is
+    // not.
     let rules = ["one", "two"].map(|word| rule("redact", &json!({"pattern": word})));
     let books = Arc::new(Books::default());
     let wasm = Wasm::new(1, crate::wasm::Compiler::Here, None);
