@@ -43,8 +43,9 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY examples/streamgate.toml /etc/streamgate/streamgate.toml
 COPY --from=build /src/target/release/streamgate /usr/local/bin/streamgate
 USER 10001:10001
-# The control API has to listen on all addresses of the container to be reachable at all. It can
-# change every rule: publish it to the host only, with `-p 127.0.0.1:8000:8000`.
+# The control API has to listen on all addresses of the container to be reachable at all. So it needs a
+# token: the first one is in /var/lib/streamgate/admin-token, and `docker exec NAME streamgate token
+# show` prints it.
 ENV STREAMGATE_STORE=/var/lib/streamgate \
     STREAMGATE_CACHE=/var/lib/streamgate/cache \
     STREAMGATE_CONTROL=0.0.0.0:8000

@@ -273,7 +273,9 @@ fn bodies_that_are_no_json_are_refused() {
             ("POST", "/outputs"),
             ("PUT", "/outputs/out"),
         ] {
-            let request = Request::new(method, path).body(Body::Whole(body));
+            let request = Request::new(method, path)
+                .header("Content-Type", "application/json")
+                .body(Body::Whole(body));
             let name = format!("{method} {path} {}", body.escape_ascii());
             let answer = unharmed.gate.ask(&request);
             // What comes before the second document may be wrong too.
@@ -282,7 +284,9 @@ fn bodies_that_are_no_json_are_refused() {
         }
     }
     let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let request = Request::new("PUT", "/rules").body(Body::Whole(nested.as_bytes()));
+    let request = Request::new("PUT", "/rules")
+        .header("Content-Type", "application/json")
+        .body(Body::Whole(nested.as_bytes()));
     let answer = unharmed.gate.ask(&request);
     assert!(matches!(answer.status, 400 | 422), "{answer}");
     unharmed.check();
@@ -296,7 +300,8 @@ fn bodies_that_are_too_large_are_refused() {
     let chunked = vec![b' '; HUNDRED_MEGABYTES];
     for (method, path) in [("POST", "/rules"), ("PUT", "/rules"), ("POST", "/publish")] {
         for body in [Body::Zeros(HUNDRED_MEGABYTES), Body::Chunked(&chunked)] {
-            let answer = unharmed.gate.ask(&Request::new(method, path).body(body));
+            let request = Request::new(method, path).header("Content-Type", "application/json");
+            let answer = unharmed.gate.ask(&request.body(body));
             refused(path, &answer, 413, None);
         }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Request, Setup};
 
 /// Every route, as the README and the design name them.
-const ROUTES: [(&str, &[&str]); 24] = [
+const ROUTES: [(&str, &[&str]); 26] = [
     ("/", &["get"]),
     ("/rules", &["get", "post", "put"]),
     ("/rules/{id}", &["get", "put", "delete"]),
@@ -25,6 +25,8 @@ const ROUTES: [(&str, &[&str]); 24] = [
     ("/modules", &["get"]),
     ("/modules/{name}", &["get", "put", "delete"]),
     ("/modules/{name}/wasm", &["get"]),
+    ("/tokens", &["get", "post"]),
+    ("/tokens/{name}", &["delete"]),
     ("/metrics", &["get"]),
     ("/healthz", &["get"]),
     ("/readyz", &["get"]),

@@ -1,5 +1,6 @@
 //! The end-to-end tests: the real binary, over its sockets. One module a subject.
 
+mod access;
 mod apply;
 mod bad_input;
 mod books;
@@ -17,6 +18,7 @@ mod guests_in_process;
 mod hostile_peers;
 mod http_ingest;
 mod js_guest;
+mod listener_tls;
 mod modules;
 mod output_faults;
 mod output_tls;

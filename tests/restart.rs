@@ -164,7 +164,8 @@ fn edit_until_killed(
             };
             let body = crate::support::Body::Whole(text.as_bytes());
             begun.fetch_add(1, Ordering::SeqCst);
-            match request(control, &Request::new(method, &path).body(body)) {
+            let edit = Request::new(method, &path).header("Content-Type", "application/json");
+            match request(control, &edit.body(body)) {
                 Ok(answer) => {
                     answer.expect(200);
                     state = after;

@@ -31,8 +31,8 @@ pub(crate) use self::{
     fleet::{drops, foreign, member},
     gate::{Ended, Gate, Setup},
     guests::{guest, js_guest},
-    http::{Answer, Body, Request, request, request_written_first},
-    keys::{bad_certificates, certificates, server_config, signing_keys},
+    http::{Answer, Body, Request, read_answer, request, request_written_first},
+    keys::{bad_certificates, certificates, client_config, server_config, signing_keys},
     receiver::{HttpReceiver, Received, Reply, TcpReceiver},
     redis::RedisServer,
 };

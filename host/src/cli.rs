@@ -9,6 +9,7 @@ use crate::config::Settings;
 pub mod control_api;
 pub mod manifest;
 pub mod module;
+pub mod token;
 
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
@@ -45,6 +46,9 @@ pub enum Command {
     Diff(manifest::DiffArgs),
     /// Shows what a gate and those that share its config store run
     Status(manifest::StatusArgs),
+    /// Creates, lists and revokes tokens for the control API
+    #[command(subcommand)]
+    Token(token::Command),
     /// Makes, tries and uploads rules in WASM
     #[command(subcommand)]
     Module(module::Command),

@@ -13,7 +13,12 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    config_store::{StoreLocation, redis::TlsFiles},
+    access::{AccessSettings, BootstrapToken},
+    config_store::{
+        RedisSettings, StoreError, StoreLocation,
+        redis::{self, KeyFileError, SigningKey, TrustedKeys},
+    },
+    handshake::TlsFiles,
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
     outputs::OutputPolicy,
@@ -39,6 +44,53 @@ pub struct Settings {
     /// Where the control API listens [default: 127.0.0.1:8000]
     #[arg(long, env = "STREAMGATE_CONTROL", value_name = "HOST:PORT")]
     pub control: Option<String>,
+    /// TLS for lines over TCP: the certificate (PEM) to show and its key; with `client-ca`, senders
+    /// must show a certificate that it signed
+    #[arg(
+        long,
+        env = "STREAMGATE_TCP_TLS",
+        value_name = "cert=FILE,key=FILE[,client-ca=FILE]"
+    )]
+    pub tcp_tls: Option<String>,
+    /// The same for `POST /ingest`
+    #[arg(
+        long,
+        env = "STREAMGATE_HTTP_TLS",
+        value_name = "cert=FILE,key=FILE[,client-ca=FILE]"
+    )]
+    pub http_tls: Option<String>,
+    /// The same for the control API
+    #[arg(
+        long,
+        env = "STREAMGATE_CONTROL_TLS",
+        value_name = "cert=FILE,key=FILE[,client-ca=FILE]"
+    )]
+    pub control_tls: Option<String>,
+    /// Listeners behind a load balancer that sends a PROXY header (version 1 or 2): `tcp`, `http`
+    #[arg(
+        long,
+        env = "STREAMGATE_PROXY_PROTOCOL",
+        value_name = "LISTENER",
+        value_delimiter = ','
+    )]
+    pub proxy_protocol: Vec<String>,
+    /// Take `POST /ingest` only with a token of the role `sender`
+    #[arg(long, env = "STREAMGATE_HTTP_TOKENS")]
+    pub http_tokens: bool,
+    /// Let everybody who reaches the control API use it without a token
+    #[arg(long, env = "STREAMGATE_INSECURE_CONTROL")]
+    pub insecure_control: bool,
+    /// A name by which the control API is asked, beside addresses and `localhost`; may be repeated
+    #[arg(
+        long,
+        env = "STREAMGATE_CONTROL_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub control_host: Vec<String>,
+    /// A token for the control API with all rights, for automation: `file:PATH` or `env:NAME`
+    #[arg(long, env = "STREAMGATE_BOOTSTRAP_TOKEN", value_name = "REFERENCE")]
+    pub bootstrap_token: Option<String>,
     /// Where rules, outputs and revisions are kept: a directory, `memory:`, or a Redis that gates
     /// share, `redis://[user:password@]host[:port][/db]` [default: ./streamgate-data]
     #[arg(long, env = "STREAMGATE_STORE", value_name = "DIR|URL")]
@@ -135,6 +187,16 @@ pub struct Config {
     pub http: Listen,
     /// The control API.
     pub control: Listen,
+    /// The TLS of each listener that has it.
+    pub tls: ListenerTls,
+    /// The listeners that get a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether `POST /ingest` needs a token.
+    pub http_tokens: bool,
+    /// Who may use the control API.
+    pub access: AccessSettings,
+    /// Names by which the control API is asked, beside addresses and `localhost`.
+    pub control_hosts: Vec<String>,
     /// Where rules, outputs and revisions are kept.
     pub store: StoreLocation,
     /// What a store in Redis is opened with.
@@ -169,11 +231,51 @@ pub struct RedisFiles {
     /// Where the last good config is kept.
     pub cache: Option<PathBuf>,
     /// Certificates for `rediss://`.
-    pub tls: TlsFiles,
+    pub tls: redis::TlsFiles,
     /// The public keys that config must be signed by.
     pub trusted_keys: Option<PathBuf>,
     /// The private key that signs.
     pub signing_key: Option<PathBuf>,
+}
+
+impl RedisFiles {
+    /// Reads the keys: what a store in Redis is opened with.
+    ///
+    /// # Errors
+    /// A key cannot be read.
+    pub fn settings(&self) -> Result<RedisSettings, StoreError> {
+        let unusable = |error: KeyFileError| StoreError::RedisSettings {
+            message: error.to_string(),
+        };
+        let signing = self.signing_key.as_deref().map(SigningKey::read);
+        let trusted = self.trusted_keys.as_deref().map(TrustedKeys::read);
+        Ok(RedisSettings {
+            tls: self.tls.clone(),
+            signing: signing.transpose().map_err(unusable)?,
+            trusted: trusted.transpose().map_err(unusable)?,
+            cache: self.cache.clone(),
+        })
+    }
+}
+
+/// The TLS of each listener that has it.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerTls {
+    /// Lines over TCP.
+    pub tcp: Option<TlsFiles>,
+    /// `POST /ingest`.
+    pub http: Option<TlsFiles>,
+    /// The control API.
+    pub control: Option<TlsFiles>,
+}
+
+/// The listeners that get a PROXY header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Lines over TCP.
+    pub tcp: bool,
+    /// `POST /ingest`.
+    pub http: bool,
 }
 
 /// Where to listen.
@@ -186,6 +288,17 @@ pub enum Listen {
     /// At this port of all addresses, IPv6 too where there is any. The default: `localhost` may
     /// mean either, and a datagram to the one that nobody listens on is lost without a word.
     Everywhere(u16),
+}
+
+impl Listen {
+    /// Whether other hosts may reach it.
+    fn is_exposed(&self) -> bool {
+        match self {
+            Self::Off => false,
+            Self::At(address) => !address.ip().to_canonical().is_loopback(),
+            Self::Everywhere(_) => true,
+        }
+    }
 }
 
 /// A setting that cannot be right.
@@ -286,12 +399,50 @@ impl Config {
         let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
 
+        let control = listen("control", given.control.or(file.control))?
+            .unwrap_or(Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000))));
+        let bootstrap = given.bootstrap_token.or(file.bootstrap_token);
+        let bootstrap = bootstrap.as_deref().map(BootstrapToken::parse).transpose();
+        let access = AccessSettings {
+            is_exposed: control.is_exposed(),
+            insecure: given.insecure_control || file.insecure_control,
+            bootstrap: bootstrap.map_err(|message| invalid("bootstrap_token", message))?,
+            directory: own_directory(&store, &redis).cloned(),
+        };
+        let control_hosts = match given.control_host.is_empty() {
+            true => file.control_host,
+            false => given.control_host,
+        };
+        for host in &control_hosts {
+            check_host_name(host)?;
+        }
+
+        let tls = |setting, given: Option<String>| match given {
+            None => Ok(None),
+            Some(text) => TlsFiles::parse(&text)
+                .map(Some)
+                .map_err(|message| invalid(setting, message)),
+        };
+        let tls = ListenerTls {
+            tcp: tls("tcp_tls", given.tcp_tls.or(file.tcp_tls))?,
+            http: tls("http_tls", given.http_tls.or(file.http_tls))?,
+            control: tls("control_tls", given.control_tls.or(file.control_tls))?,
+        };
+        let proxied = match given.proxy_protocol.is_empty() {
+            true => file.proxy_protocol,
+            false => given.proxy_protocol,
+        };
+
         let config = Self {
+            tls,
+            proxy_protocol: proxy_protocol(&proxied)?,
+            http_tokens: given.http_tokens || file.http_tokens,
+            access,
+            control_hosts,
             tcp: listen("tcp", tcp)?.unwrap_or(Listen::Everywhere(8081)),
             udp: listen("udp", udp)?.unwrap_or(Listen::Everywhere(8082)),
             http: listen("http", given.http.or(file.http))?.unwrap_or(Listen::Everywhere(8080)),
-            control: listen("control", given.control.or(file.control))?
-                .unwrap_or(Listen::At(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))),
+            control,
             redis,
             store,
             outputs,
@@ -406,7 +557,7 @@ fn redis_files(
     };
     let certificate = either(|settings| &settings.store_cert);
     let key = either(|settings| &settings.store_key);
-    let tls = TlsFiles {
+    let tls = redis::TlsFiles {
         ca: either(|settings| &settings.store_ca),
         identity: match (certificate, key) {
             (None, None) => None,
@@ -473,6 +624,35 @@ fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {
 
 fn invalid(setting: &'static str, message: String) -> ConfigError {
     ConfigError::InvalidValue { setting, message }
+}
+
+fn proxy_protocol(listeners: &[String]) -> Result<ProxyProtocol, ConfigError> {
+    let mut proxied = ProxyProtocol::default();
+    for listener in listeners {
+        match listener.as_str() {
+            "tcp" => proxied.tcp = true,
+            "http" => proxied.http = true,
+            _ => {
+                let message = format!("`{listener}` is no such listener; expected `tcp` or `http`");
+                return Err(invalid("proxy_protocol", message));
+            }
+        }
+    }
+    Ok(proxied)
+}
+
+/// Checks a name that a `Host` header may have.
+fn check_host_name(host: &str) -> Result<(), ConfigError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    match (1..=253).contains(&host.len()) && host.bytes().all(allowed) {
+        true => Ok(()),
+        false => Err(invalid(
+            "control_host",
+            format!(
+                "`{host}` is no host name; expected one like `gate.example.com`, without a port"
+            ),
+        )),
+    }
 }
 
 fn listen(setting: &'static str, given: Option<String>) -> Result<Option<Listen>, ConfigError> {

@@ -20,10 +20,16 @@ use tokio::{
     sync::{Mutex, Semaphore},
     task,
 };
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::guard::Guard;
 use crate::{
+    access::Access,
+    audit::{AuditLog, Difference},
     config_store::{ConfigStore, StoreError},
     fleet::Fleet,
     gate::Gate,
@@ -31,10 +37,12 @@ use crate::{
     manifest::Pipeline,
 };
 
+mod audit;
 mod body;
 mod detectors;
 mod docs;
 mod error;
+mod guard;
 mod health;
 mod modules;
 mod outputs;
@@ -42,6 +50,7 @@ mod pins;
 mod publish;
 mod rules;
 mod settings;
+mod tokens;
 
 pub use self::error::Problem;
 
@@ -69,6 +78,7 @@ pub struct ControlState {
 #[derive(Debug)]
 struct Shared {
     gate: Gate,
+    access: Access,
     store: Arc<ConfigStore>,
     /// The other gates, if the store is one that gates share.
     fleet: Option<Fleet>,
@@ -85,10 +95,11 @@ struct Shared {
 
 impl ControlState {
     /// Puts together what the control API works on.
-    pub fn new(gate: Gate, store: Arc<ConfigStore>, fleet: Option<Fleet>) -> Self {
+    pub fn new(gate: Gate, access: Access, store: Arc<ConfigStore>, fleet: Option<Fleet>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 gate,
+                access,
                 store,
                 fleet,
                 transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
@@ -103,6 +114,10 @@ impl ControlState {
         &self.shared.gate
     }
 
+    fn access(&self) -> &Access {
+        &self.shared.access
+    }
+
     /// Reads the draft.
     async fn draft(&self) -> Result<Pipeline, Problem> {
         self.blocking(|shared| Ok(shared.store.draft()?)).await
@@ -115,7 +130,7 @@ impl ControlState {
         &self,
         change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.exclusively(move |shared| {
+        let edited = self.exclusively(move |shared| {
             for _ in 1..MAX_EDIT_ATTEMPTS {
                 match try_edit(shared, &change) {
                     Err(EditError::Store(StoreError::DraftChanged)) => {}
@@ -123,8 +138,10 @@ impl ControlState {
                 }
             }
             Ok(try_edit(shared, &change)?)
-        })
-        .await
+        });
+        let (answer, difference) = edited.await?;
+        audit::note_draft(difference);
+        Ok(answer)
     }
 
     /// Runs `work`, which compiles rules or opens files that a user names and changes nothing, on a
@@ -207,12 +224,12 @@ impl From<EditError> for Problem {
 fn try_edit<T>(
     shared: &Shared,
     change: impl Fn(&mut Pipeline, &ConfigStore) -> Result<T, Problem>,
-) -> Result<T, EditError> {
+) -> Result<(T, Difference), EditError> {
     let before = shared.store.draft()?;
     let mut draft = before.clone();
     let answer = change(&mut draft, &shared.store).map_err(EditError::Refused)?;
     shared.store.save_draft(&draft, &before)?;
-    Ok(answer)
+    Ok((answer, Difference::between(&before, &draft)))
 }
 
 /// Passes a result on; a panic in the work goes on where it would have gone without the thread.
@@ -237,6 +254,7 @@ fn finish<T>(ended: Result<Result<T, Problem>, task::JoinError>) -> Result<T, Pr
         (name = "modules", description = "Rules in WASM: the code that rules of type `wasm` run"),
         (name = "settings", description = "Numbers of the draft"),
         (name = "publish", description = "From draft to live, and what was live before"),
+        (name = "tokens", description = "Who may use this API"),
         (name = "gate", description = "How the gate is doing"),
         (name = "docs", description = "This description")
     )
@@ -264,6 +282,8 @@ fn routes() -> OpenApiRouter<ControlState> {
         .routes(routes!(publish::list_revisions))
         .routes(routes!(publish::show_revision))
         .routes(routes!(publish::rollback))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::status))
@@ -276,15 +296,37 @@ fn routes() -> OpenApiRouter<ControlState> {
         .route("/docs/", get(docs::page))
 }
 
-/// Builds the control API.
-pub fn router(state: ControlState) -> Router {
-    let (router, description) = routes().split_for_parts();
+/// Builds the control API. `hosts` are names by which it is asked, beside addresses and `localhost`.
+pub fn router(state: ControlState, log: AuditLog, hosts: Vec<String>) -> Router {
+    let (router, mut description) = routes().split_for_parts();
+    describe_tokens(&mut description);
+    let guard = Arc::new(Guard::new(state.access().clone(), log, hosts));
     router
         .layer(Extension(docs::Document::build(&description)))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::from_fn_with_state(guard, guard::check))
         .layer(middleware::map_response(add_headers))
         .with_state(state)
+}
+
+/// Says in the description that requests may need a bearer token.
+fn describe_tokens(description: &mut utoipa::openapi::OpenApi) {
+    let scheme = Http::builder()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "A token of `streamgate token create`. None is needed on a loopback address while there \
+             are no tokens.",
+        ))
+        .build();
+    let components = description.components.get_or_insert_default();
+    components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    let none: [&str; 0] = [];
+    let optional = vec![
+        SecurityRequirement::new("token", none),
+        SecurityRequirement::default(),
+    ];
+    description.security = Some(optional);
 }
 
 /// Answers while the gate starts, which may take as long as its modules are compiled.

@@ -21,6 +21,11 @@ impl Digest {
         Self(bytes.expect("SHA-256 has 32 bytes"))
     }
 
+    /// Returns the bytes of the digest.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns the 64 digits without the prefix: the name of a file.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -12,6 +12,7 @@
 use std::{
     convert::Infallible,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, OnceLock,
@@ -36,7 +37,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -51,7 +52,9 @@ use tracing::{debug, warn};
 
 use crate::{
     books::{Books, Ingest},
+    handshake::{Handshake, Stream},
     memory::Peer,
+    shutdown,
     slots::{Phase, Phases, Slot, Slots},
 };
 
@@ -85,6 +88,10 @@ const NO_PLACE: &str = "{\"code\":\"no_place\",\"detail\":\"all connections of t
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u64);
 
+/// Where a request comes from. Each request carries it as an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
 /// Limits of one listener.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -105,6 +112,8 @@ pub struct Options {
     /// Longest time that a client may leave what was sent to it unread; then the connection is
     /// closed. On Linux only, elsewhere such a client may stay. Default: 30 s.
     pub unread_timeout: Duration,
+    /// What comes before the first request. Default: nothing.
+    pub handshake: Handshake,
     /// How long requests that are under way may still take after `shutdown`. Default: 10 s.
     pub grace_period: Duration,
 }
@@ -119,6 +128,7 @@ impl Default for Options {
             max_head_bytes: 16 * 1024,
             max_headers: 100,
             unread_timeout: Duration::from_secs(30),
+            handshake: Handshake::default(),
             grace_period: Duration::from_secs(10),
         }
     }
@@ -172,6 +182,8 @@ pub async fn serve(
     );
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let graceful = GracefulShutdown::new();
+    // Ends handshakes; it begins when `close` is dropped.
+    let (close, closing) = shutdown::channel();
     let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -181,14 +193,14 @@ pub async fn serve(
         .max_headers(options.max_headers);
 
     let mut accept_errors = AcceptErrors::of(options.listener);
-    let mut shutdown = std::pin::pin!(shutdown);
+    let mut ended = std::pin::pin!(shutdown);
     loop {
         let (stream, address) = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = &mut ended => break,
             // Takes finished ones out, so that the set is no larger than the number of slots.
-            Some(ended) = connections.join_next() => {
-                report_panic(ended);
+            Some(done) = connections.join_next() => {
+                report_panic(done);
                 continue;
             }
             accepted = listener.accept() => match accepted {
@@ -202,11 +214,14 @@ pub async fn serve(
         set_socket_options(&stream, &options);
         let slot = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = &mut ended => break,
             slot = slots.take(Peer::from(address.ip())) => slot,
         };
         let Some(slot) = slot else {
-            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+            // In TLS it would be told more than it costs to close.
+            if !options.handshake.has_tls()
+                && let Ok(place) = Arc::clone(&refusals).try_acquire_owned()
+            {
                 tokio::spawn(async move {
                     refuse(stream).await;
                     drop(place);
@@ -214,15 +229,30 @@ pub async fn serve(
             }
             continue;
         };
-        connections.spawn(run_connection(
-            &http,
-            &graceful,
+        let accepted = Accepted {
             stream,
+            from: address.ip(),
             slot,
-            router.clone(),
-        ));
+            handshake: options.handshake.clone(),
+        };
+        let (http, router, books) = (http.clone(), router.clone(), options.books.clone());
+        let (watcher, closing) = (graceful.watcher(), closing.clone());
+        connections.spawn(async move {
+            let taken = tokio::select! {
+                taken = accepted.handshake.take(accepted.stream, accepted.from) => taken,
+                () = accepted.slot.needed() => return,
+                () = closing.begun() => return,
+            };
+            match (taken, books) {
+                (Ok((stream, from)), _) => {
+                    run_connection(&http, watcher, (stream, from), accepted.slot, router).await;
+                }
+                (Err(_), Some((books, ingest))) => books.refused_connection(ingest),
+                (Err(_), None) => {}
+            }
+        });
     }
-    drop(listener);
+    drop((listener, close));
     drain(connections, graceful, options.grace_period).await;
 }
 
@@ -260,39 +290,46 @@ fn set_socket_options(stream: &TcpStream, options: &Options) {
     }
 }
 
-/// Serves one connection; the slot is free again when it ends.
-fn run_connection(
-    http: &http1::Builder,
-    graceful: &GracefulShutdown,
+/// A connection with a place.
+struct Accepted {
     stream: TcpStream,
+    from: IpAddr,
+    slot: Slot,
+    handshake: Handshake,
+}
+
+/// Serves one connection; the slot is free again when it ends.
+async fn run_connection(
+    http: &http1::Builder,
+    watcher: Watcher,
+    (stream, from): (Stream, IpAddr),
     slot: Slot,
     router: Router,
-) -> impl Future<Output = ()> + use<> {
+) {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     // Relaxed: only uniqueness counts.
     let id = ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
     let router = TowerToHyperService::new(router);
-    let (peer, phases) = (slot.peer(), slot.phases());
+    let (peer, phases) = (Peer::from(from), slot.phases());
+    let client = ClientAddress(from.to_canonical());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(id);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(client);
         call(router.clone(), request, phases.clone())
     });
-    let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-    async move {
-        let ended = tokio::select! {
-            ended = connection => ended,
-            () = slot.needed() => Ok(()),
-        };
-        if let Err(err) = ended {
-            // Clients go away and time out: no concern of an operator.
-            debug!(
-                connection = id.0,
-                error = &err as &dyn std::error::Error,
-                "connection ended"
-            );
-        }
-        drop(slot);
+    let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection => ended,
+        () = slot.needed() => Ok(()),
+    };
+    if let Err(err) = ended {
+        // Clients go away and time out: no concern of an operator.
+        debug!(
+            connection = id.0,
+            error = &err as &dyn std::error::Error,
+            "connection ended"
+        );
     }
 }
 

@@ -2,11 +2,17 @@
 //!
 //! The modules, in the order in which events meet them. `ARCHITECTURE.md` has the map.
 
+pub mod access;
+
 pub mod cli;
 
 pub mod config;
 pub mod server;
 pub mod shutdown;
+
+mod pem;
+
+pub mod handshake;
 
 pub mod ingest;
 
@@ -33,6 +39,10 @@ pub mod metrics;
 pub mod manifest;
 
 pub mod digest;
+
+mod timestamp;
+
+pub mod audit;
 
 pub mod config_store;
 

@@ -45,6 +45,9 @@ fn run() -> ExitCode {
         Some(Command::Status(args)) => {
             cli::manifest::status(&args).unwrap_or_else(|error| fail(USAGE, &error))
         }
+        Some(Command::Token(command)) => {
+            cli::token::run(command).unwrap_or_else(|error| fail(USAGE, &error))
+        }
         Some(Command::Module(command)) => match telemetry::init() {
             Ok(()) => cli::module::run(command).unwrap_or_else(|error| fail(FAILURE, &error)),
             Err(error) => fail(FAILURE, &error),

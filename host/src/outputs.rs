@@ -51,7 +51,6 @@ mod secret;
 mod settings;
 mod spooling;
 mod tcp;
-mod timestamp;
 mod tls;
 
 use lifecycle::Phase;

@@ -19,16 +19,19 @@ use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::timeout_at};
 use tracing::{error, info, warn};
 
 use crate::{
+    access::{Access, AccessError},
+    audit::AuditLog,
     books::{Books, Ingest},
     buffer::{Backlog, WorkQueue},
-    config::{Config, Listen},
+    config::{Config, Listen, ListenerTls},
     config_store::{
-        ConfigStore, Redis, RedisSettings, StoreError,
-        redis::{Found, KeyFileError, SigningKey, TrustedKeys, superseding},
+        ConfigStore, Redis, StoreError,
+        redis::{Found, superseding},
     },
     control::{self, ControlState},
     fleet::Fleet,
     gate::{Gate, first_revision},
+    handshake::{self, Handshake, ServerTls, TlsFiles},
     http_server,
     ingest::{self, Intake},
     manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
@@ -48,6 +51,9 @@ const BACKLOG: i32 = 1024;
 /// HTTP 19 KiB, and up to 60 KiB with a long head.
 const BUDGET_A_TCP_CONNECTION: usize = 16 * 1024;
 const BUDGET_AN_HTTP_CONNECTION: usize = 256 * 1024;
+
+/// The same on top for TLS, which keeps up to a record (16 KiB) in each direction and its keys.
+const BUDGET_OF_TLS: usize = 48 * 1024;
 
 /// File descriptors that connections of senders leave to the control API, outputs, spools and
 /// stores, if the process may have that many twice; otherwise half of what it may have.
@@ -75,6 +81,17 @@ pub enum ServerError {
     /// The config store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The certificate or the key of a listener cannot be used.
+    #[error("`{listener}_tls`: {reason}")]
+    Tls {
+        /// Whose.
+        listener: &'static str,
+        /// What was found, and what was expected.
+        reason: String,
+    },
+    /// Nobody could use the control API, or its tokens cannot be read.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The folder of the spools cannot be used.
     #[error(transparent)]
     Spools(#[from] ClaimError),
@@ -150,6 +167,13 @@ struct Doors {
     udp: Vec<UdpSocket>,
 }
 
+/// The TLS of the listeners.
+struct Tls {
+    tcp: Option<Arc<ServerTls>>,
+    http: Option<Arc<ServerTls>>,
+    control: Option<Arc<ServerTls>>,
+}
+
 /// What a gate begins with.
 struct Beginning {
     revision: Revision,
@@ -170,10 +194,16 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let (control_end, control_shutdown) = shutdown::channel();
     let mut control = JoinSet::new();
     let (router, api) = http_server::later(control::starting);
+    let opening = Arc::clone(&config);
+    let Some(tls) = unless_ended(&end, move || Tls::open(&opening.tls)).await? else {
+        return Ok(());
+    };
+    tokio::spawn(handshake::reload(tls.all(), end.clone()));
     if let Some(listener) = bind(&config.control, "control", bind_tcp)? {
         listening("control", listener.local_addr()?);
         let options = http_server::Options {
             max_connections: connections.control,
+            handshake: Handshake::new("control", tls.control.clone(), false),
             ..control::http_options()
         };
         let shutdown = async move { control_shutdown.begun().await };
@@ -184,6 +214,10 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         return Ok(());
     };
     let store = Arc::new(store);
+    let opening = Arc::clone(&config);
+    let Some(access) = unless_ended(&end, move || open_access(&opening)).await? else {
+        return Ok(());
+    };
     let spools = config.outputs.folder.as_deref();
     let _claimed = spools.map(outputs::claim).transpose()?;
     let http = bind(&config.http, "http", bind_tcp)?;
@@ -254,11 +288,12 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
 
     let fleet = Fleet::join(gate.clone(), &store)?;
     let location = store.location();
-    api.ready(control::router(ControlState::new(
-        gate.clone(),
-        store,
-        fleet.clone(),
-    )));
+    let senders = config.http_tokens.then(|| access.clone());
+    api.ready(control::router(
+        ControlState::new(gate.clone(), access, store, fleet.clone()),
+        AuditLog::new(config.access.directory.as_deref()),
+        config.control_hosts.clone(),
+    ));
     let mut ingests = JoinSet::new();
     let (router, ingest_api) = http_server::later(ingest::http::starting);
     if let Some(listener) = http {
@@ -267,6 +302,7 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
             max_connections: connections.http,
             books: Some((Arc::clone(&books), Ingest::Http)),
             grace_period: config.grace_period / 2,
+            handshake: Handshake::new("http", tls.http.clone(), config.proxy_protocol.http),
             ..http_server::Options::default()
         };
         let end = end.clone();
@@ -285,8 +321,9 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
         doors = Doors::bind(&config)?;
     }
     if !end.has_begun() {
-        ingest_api.ready(ingest::http::router(Arc::clone(&intake)));
-        doors.open(&intake, connections.tcp, &end, &mut ingests)?;
+        ingest_api.ready(ingest::http::router(Arc::clone(&intake), senders));
+        let handshake = Handshake::new("tcp", tls.tcp.clone(), config.proxy_protocol.tcp);
+        doors.open(&intake, connections.tcp, handshake, &end, &mut ingests)?;
         info!(revision = first, workers = config.workers, "ready");
     }
     drop(intake);
@@ -345,13 +382,17 @@ impl Connections {
         let control = control::http_options().max_connections;
         let free = descriptors.saturating_sub(open_descriptors());
         let senders = free.saturating_sub(RESERVED_DESCRIPTORS.min(free / 2));
+        let of_tls = |files: &Option<TlsFiles>| match files {
+            Some(_) => BUDGET_OF_TLS,
+            None => 0,
+        };
+        let (tcp, http) = (
+            BUDGET_A_TCP_CONNECTION + of_tls(&config.tls.tcp),
+            BUDGET_AN_HTTP_CONNECTION + of_tls(&config.tls.http),
+        );
         let limits = Self {
-            tcp: most
-                .min(budget / BUDGET_A_TCP_CONNECTION)
-                .min(senders / 4 * 3),
-            http: most
-                .min(budget / BUDGET_AN_HTTP_CONNECTION)
-                .min(senders / 4),
+            tcp: most.min(budget / tcp).min(senders / 4 * 3),
+            http: most.min(budget / http).min(senders / 4),
             control: control.min(free / 4),
         };
         if senders / 4 * 3 < most {
@@ -496,20 +537,27 @@ fn first_shared_revision(
     })
 }
 
+/// Reads the tokens, and says in the log who may use the control API without one.
+fn open_access(config: &Config) -> Result<Access, ServerError> {
+    let settings = &config.access;
+    if settings.is_exposed && !settings.insecure && config.tls.control.is_none() {
+        warn!(
+            "the control API can be reached from other hosts without TLS, so tokens can be read on \
+             the way; set `--control-tls`, or have a proxy in front of it speak TLS"
+        );
+    }
+    if settings.is_exposed && settings.insecure {
+        warn!(
+            "the control API can be reached from other hosts and needs no token \
+             (`--insecure-control`): whoever reaches it can change every rule"
+        );
+    }
+    let redis = config.redis.settings()?;
+    Ok(Access::open(&config.store, redis, settings.clone())?)
+}
+
 fn open_store(config: &Config) -> Result<ConfigStore, ServerError> {
-    let unusable = |error: KeyFileError| StoreError::RedisSettings {
-        message: error.to_string(),
-    };
-    let files = &config.redis;
-    let signing = files.signing_key.as_deref().map(SigningKey::read);
-    let trusted = files.trusted_keys.as_deref().map(TrustedKeys::read);
-    let settings = RedisSettings {
-        tls: files.tls.clone(),
-        signing: signing.transpose().map_err(unusable)?,
-        trusted: trusted.transpose().map_err(unusable)?,
-        cache: files.cache.clone(),
-    };
-    let store = ConfigStore::open(&config.store, settings)?;
+    let store = ConfigStore::open(&config.store, config.redis.settings()?)?;
     let Some(path) = &config.manifest else {
         return Ok(store);
     };
@@ -639,6 +687,29 @@ fn listening(listener: &str, address: SocketAddr) {
     info!(listener, %address, "listening");
 }
 
+impl Tls {
+    /// Reads the files of all listeners.
+    fn open(files: &ListenerTls) -> Result<Self, ServerError> {
+        let open = |listener, files: &Option<TlsFiles>, protocols| match files {
+            None => Ok(None),
+            Some(files) => match ServerTls::open(listener, files.clone(), protocols) {
+                Ok(tls) => Ok(Some(Arc::new(tls))),
+                Err(reason) => Err(ServerError::Tls { listener, reason }),
+            },
+        };
+        Ok(Self {
+            tcp: open("tcp", &files.tcp, &[])?,
+            http: open("http", &files.http, &[b"http/1.1"])?,
+            control: open("control", &files.control, &[b"http/1.1"])?,
+        })
+    }
+
+    fn all(&self) -> Vec<Arc<ServerTls>> {
+        let all = [&self.tcp, &self.http, &self.control];
+        all.into_iter().flatten().cloned().collect()
+    }
+}
+
 impl Doors {
     fn bind(config: &Config) -> Result<Self, ServerError> {
         Ok(Self {
@@ -655,6 +726,7 @@ impl Doors {
         self,
         intake: &Arc<Intake>,
         connections: usize,
+        handshake: Handshake,
         end: &Shutdown,
         ingests: &mut JoinSet<()>,
     ) -> io::Result<()> {
@@ -666,7 +738,7 @@ impl Doors {
             let (intake, end) = (Arc::clone(intake), end.clone());
             let accounts = Some((Arc::clone(&intake.books), Ingest::Tcp));
             let slots = Slots::new("tcp", connections, ingest::tcp::IDLE_AFTER, accounts);
-            ingests.spawn(ingest::tcp::serve(listener, intake, slots, end));
+            ingests.spawn(ingest::tcp::serve(listener, intake, slots, handshake, end));
         }
         for socket in self.udp {
             let (intake, end) = (Arc::clone(intake), end.clone());

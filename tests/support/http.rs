@@ -21,6 +21,8 @@ pub(crate) struct Request<'a> {
     pub(crate) path: &'a str,
     pub(crate) headers: Vec<(&'a str, String)>,
     pub(crate) body: Body<'a>,
+    /// Whether there is a `Host` header of itself.
+    has_host: bool,
     /// How long to wait for each piece of the answer.
     pub(crate) patience: Duration,
 }
@@ -53,6 +55,7 @@ impl<'a> Request<'a> {
             path,
             headers: Vec::new(),
             body: Body::None,
+            has_host: true,
             patience: PATIENCE,
         }
     }
@@ -67,6 +70,12 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// Leaves the `Host` header to the caller.
+    pub(crate) fn without_host(mut self, without: bool) -> Self {
+        self.has_host = !without;
+        self
+    }
+
     /// Waits longer for the answer than [`PATIENCE`].
     pub(crate) fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -75,7 +84,10 @@ impl<'a> Request<'a> {
 
     pub(crate) fn head(&self) -> String {
         let Self { method, path, .. } = self;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if self.has_host {
+            head.push_str("Host: localhost\r\n");
+        }
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
@@ -107,4 +107,31 @@ pub(crate) fn server_config(folder: &Path, name: &str, asks: bool) -> ServerConf
     builder
         .with_single_cert(chain(format!("{name}.pem")), key)
         .expect("the key fits")
+}
+
+/// What a TLS client needs that trusts the CA of [`certificates`], and shows that certificate of it.
+pub(crate) fn client_config(folder: &Path, shows: Option<&str>) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let pem = |file: String| std::fs::read(folder.join(file)).expect("it was made");
+    let chain = |file: String| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(&pem(file))
+            .collect::<Result<_, _>>()
+            .expect("a certificate")
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(chain("ca.pem".to_owned()));
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has what they need")
+        .with_root_certificates(roots);
+    match shows {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let key = PrivateKeyDer::from_pem_slice(&pem(format!("{name}.key"))).expect("a key");
+            let chain = chain(format!("{name}.pem"));
+            builder
+                .with_client_auth_cert(chain, key)
+                .expect("the key fits")
+        }
+    }
 }

@@ -155,7 +155,7 @@ impl Embedded {
             revisions.extend(manifest.map(|manifest| (number, KeptRevision::of(&manifest))));
         }
         let entries: Option<Vec<ModuleEntry>> =
-            read_json(&directory.join("modules.json"), MODULES_REMEDY)?;
+            read_sealed(&directory.join("modules.json"), MODULES_REMEDY)?;
         let store = Self {
             directory: directory.to_owned(),
             kept: Mutex::new(Kept {
@@ -440,7 +440,7 @@ pub(super) fn prepare_directory(
 }
 
 fn read_draft(path: &Path) -> Result<Option<SavedDraft>, StoreError> {
-    let draft: Option<SavedDraft> = read_json(path, DRAFT_REMEDY)?;
+    let draft: Option<SavedDraft> = read_sealed(path, DRAFT_REMEDY)?;
     if let Some(Err(fault)) = draft.as_ref().map(|draft| check_pipeline(&draft.pipeline)) {
         return Err(unusable(path, fault.to_string(), DRAFT_REMEDY));
     }
@@ -466,7 +466,7 @@ pub(super) fn read_manifest(
     path: &Path,
     remedy: &'static str,
 ) -> Result<Option<Manifest>, StoreError> {
-    let manifest: Option<Manifest> = read_json(path, remedy)?;
+    let manifest: Option<Manifest> = read_sealed(path, remedy)?;
     if let Some(Err(fault)) = manifest.as_ref().map(check_manifest) {
         return Err(unusable(path, fault.to_string(), remedy));
     }
@@ -481,7 +481,11 @@ fn unusable(path: &Path, found: String, remedy: &'static str) -> StoreError {
     }
 }
 
-fn read_json<T: DeserializeOwned>(
+/// Reads a file with its checksum; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read, or is not what was written.
+pub(crate) fn read_sealed<T: DeserializeOwned>(
     path: &Path,
     remedy: &'static str,
 ) -> Result<Option<T>, StoreError> {
@@ -581,7 +585,7 @@ fn newest_revision(
 }
 
 /// Encodes what a file holds, with its checksum.
-pub(super) fn sealed<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn sealed<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StoreError> {
     let mut bytes = encode(what, value)?;
     let line = seal(&bytes, FORMAT);
     bytes.extend_from_slice(&line);
@@ -716,7 +720,7 @@ fn list_names(directory: &Path) -> Result<Vec<String>, StoreError> {
 /// # Errors
 /// The file could not be written. If only the last step failed, readers see the new content
 /// already, and a power cut may still bring the old one back.
-pub(super) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let path = directory.join(name);
     let temporary = directory.join(format!(".{name}.tmp"));
     let write = || {

@@ -586,6 +586,59 @@ impl Redis {
         Ok(sealed)
     }
 
+    /// Reads a document beside the config; `None` if there is none.
+    ///
+    /// # Errors
+    /// Redis does not answer, or the document is not signed as it must be, or another one.
+    pub(crate) fn document<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        key: &str,
+        remedy: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        let text = self.run(|connection| Ok(get(connection, key, MAX_DOCUMENT_BYTES)?))?;
+        self.decode(kind, key, &text, remedy)
+    }
+
+    /// Replaces a document beside the config by what `change` makes of it, which may refuse. It runs
+    /// again if somebody else changed the document meanwhile.
+    ///
+    /// # Errors
+    /// As [`document`](Self::document), or the document cannot be signed here.
+    pub(crate) fn update_document<T: Serialize + DeserializeOwned, R, E>(
+        &self,
+        kind: Kind,
+        key: &str,
+        remedy: &'static str,
+        change: impl Fn(Option<T>) -> Result<(T, R), E>,
+    ) -> Result<Result<R, E>, StoreError> {
+        for attempt in 0..MAX_ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(Duration::from_micros(fastrand::u64(0..2_000)));
+            }
+            let done = self.run(|connection| {
+                cmd("WATCH").arg(key).exec(connection)?;
+                let text = get(connection, key, MAX_DOCUMENT_BYTES)?;
+                let (document, done) = match change(self.decode(kind, key, &text, remedy)?) {
+                    Ok(changed) => changed,
+                    Err(refused) => {
+                        cmd("UNWATCH").exec(connection)?;
+                        return Ok(Some(Err(refused)));
+                    }
+                };
+                let text = self.encode(kind, key, &document)?;
+                let mut transaction = pipe();
+                transaction.atomic().cmd("SET").arg(key).arg(text);
+                let written: Option<Vec<Reply>> = transaction.query(connection)?;
+                Ok(written.map(|_| Ok(done)))
+            })?;
+            if let Some(done) = done {
+                return Ok(done);
+            }
+        }
+        Err(StoreError::DraftChanged)
+    }
+
     fn check_module(&self, digest: Digest, bytes: Vec<u8>) -> Result<Vec<u8>, StoreError> {
         let found = Digest::of(&bytes);
         if found != digest {

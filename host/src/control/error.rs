@@ -17,6 +17,7 @@ use utoipa::{
     openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder},
 };
 
+use super::audit::ProblemCode;
 use crate::{config_store::StoreError, manifest::Invalid, pipeline::BuildError};
 
 /// Why a request failed, as the client sees it.
@@ -61,6 +62,16 @@ impl Problem {
         }
     }
 
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).expect("made from a `StatusCode`")
+    }
+
+    /// The code, for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// Says which field it is about.
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         self.pointer = Some(pointer.into());
@@ -101,11 +112,15 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).expect("made from a `StatusCode`");
+        let status = self.status();
         let body = serde_json::to_vec(&self).expect("strings and numbers are always JSON");
         let kind = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
-        if matches!(self.code, "busy" | "store_unavailable") {
+        response.extensions_mut().insert(ProblemCode(self.code));
+        if matches!(
+            self.code,
+            "busy" | "store_unavailable" | "tokens_unavailable"
+        ) {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -16,12 +16,13 @@ use tracing::info;
 use utoipa::ToSchema;
 
 use super::{
-    ControlState, Problem, Shared,
+    ControlState, Problem, Shared, audit,
     body::{self, Id},
     error::{BodyProblems, NotBuildable, NotFound, NotReady, PublishConflict, StoreFailed},
     pins,
 };
 use crate::{
+    audit::Difference,
     config::units,
     config_store::{ConfigStore, RevisionSummary},
     fleet::Node,
@@ -77,6 +78,9 @@ pub(super) struct Published {
     subscribers_notified: usize,
     /// How each of them did.
     gates: Vec<Applied>,
+    /// What was live before and is now, for the audit log.
+    #[serde(skip)]
+    replaced: Difference,
 }
 
 /// What a gate made of a publish.
@@ -268,6 +272,7 @@ pub(super) async fn publish(
     let wait = wait_of(query)?;
     body::read(request).await?;
     let published = state.publishing(publish_draft).await?;
+    audit::note_live(published.replaced);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
@@ -375,6 +380,7 @@ pub(super) async fn rollback(
     let published = state
         .publishing(move |shared| roll_back(shared, to))
         .await?;
+    audit::note_live(published.replaced);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
@@ -428,11 +434,12 @@ fn publish_manifest(
     check_outputs(shared, &manifest)?;
     let modules = |digest| shared.store.module_bytes(digest);
     let prepared = change.prepare(&manifest, &modules)?;
-    let subscribers_notified = {
+    let (subscribers_notified, replaced) = {
         let _editing = shared.editing.blocking_lock();
         // A module may have been removed while it was built.
         check_modules(manifest.pipeline(), &shared.store)?;
-        shared.store.publish(&manifest)?
+        let replaced = Difference::between(shared.store.live()?.pipeline(), manifest.pipeline());
+        (shared.store.publish(&manifest)?, replaced)
     };
     let took = change.apply(prepared);
     if let Some(fleet) = &shared.fleet {
@@ -455,6 +462,7 @@ fn publish_manifest(
         manifest,
         subscribers_notified,
         gates: vec![applied],
+        replaced,
     })
 }
 

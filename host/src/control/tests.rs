@@ -16,7 +16,18 @@ use tokio::{
 };
 
 use super::*;
-use crate::config_store::{RedisSettings, StoreLocation};
+use crate::{
+    access::AccessSettings,
+    config_store::{RedisSettings, StoreLocation},
+};
+
+/// A control API that needs no token.
+fn open_router(store: ConfigStore) -> Router {
+    let (memory, redis) = (StoreLocation::Memory, RedisSettings::default());
+    let access = Access::open(&memory, redis, AccessSettings::default()).unwrap();
+    let state = ControlState::new(Gate::without_doors(), access, Arc::new(store), None);
+    router(state, AuditLog::new(None), Vec::new())
+}
 
 /// A control API over a memory store.
 struct Api {
@@ -34,11 +45,7 @@ impl Api {
 
     fn with(store: ConfigStore) -> Self {
         Self {
-            router: router(ControlState::new(
-                Gate::without_doors(),
-                Arc::new(store),
-                None,
-            )),
+            router: open_router(store),
         }
     }
 
@@ -49,11 +56,13 @@ impl Api {
             .unwrap()
     }
 
-    /// Sends a request without a content type; checks what every answer has.
+    /// Sends a request; checks what every answer has.
     async fn call(&self, method: &str, path: &str, body: impl Into<Body>) -> (u16, Value) {
         let request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
             .body(body.into())
             .unwrap();
         let response = self.send(request).await;
@@ -151,6 +160,7 @@ async fn health_is_told() {
     assert_eq!(index["service"], "streamgate-control-plane");
     for link in index["links"].as_object().unwrap().values() {
         let request = Request::get(link.as_str().unwrap())
+            .header("host", "localhost")
             .body(Body::empty())
             .unwrap();
         assert_eq!(api.send(request).await.status(), 200, "{link}");
@@ -571,7 +581,10 @@ async fn concurrent_edits_are_all_kept() {
 async fn publish_goes_on_when_the_client_goes_away() {
     let api = Api::new();
     api.ok("POST", "/rules", rule("a")).await;
-    let request = Request::post("/publish").body(Body::empty()).unwrap();
+    let request = Request::post("/publish")
+        .header("host", "localhost")
+        .body(Body::empty())
+        .unwrap();
     let mut publishing = Box::pin(api.send(request));
     // Polled until it waits for its thread, then dropped like the future of a closed connection.
     tokio::select! {
@@ -598,6 +611,7 @@ async fn unknown_paths_and_methods_are_problems() {
         let request = Request::builder()
             .method(method)
             .uri(path)
+            .header("host", "localhost")
             .body(Body::empty())
             .unwrap();
         let response = api.send(request).await;
@@ -672,8 +686,9 @@ async fn client_that_sends_100_megabytes_gets_its_answer() {
     ];
     for (header, part) in cases {
         let mut stream = connect().await;
-        let head =
-            format!("POST /rules HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{header}\r\n\r\n");
+        let head = format!(
+            "POST /rules HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n{header}\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         // Writes everything before it reads anything, like many a client.
         for _ in 0..100 {
@@ -691,7 +706,7 @@ async fn client_that_sends_100_megabytes_gets_its_answer() {
 #[tokio::test]
 async fn claimed_length_is_refused_before_the_body() {
     let mut stream = connect().await;
-    let head = "POST /rules HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\
+    let head = "POST /rules HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
                 Content-Length: 104857600\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = read_answer(&mut stream).await;
@@ -704,7 +719,7 @@ async fn every_route_is_described() {
     let description = api.get("/openapi.json").await;
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths = description["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 26, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 28, "{:?}", paths.keys());
     let schemas = description["components"]["schemas"].as_object().unwrap();
     let mut ids = std::collections::HashSet::new();
     for (path, operations) in paths {
@@ -773,7 +788,12 @@ async fn docs_work_offline() {
     let api = Api::new();
     let fetch = async |path: &str| {
         let response = api
-            .send(Request::get(path).body(Body::empty()).unwrap())
+            .send(
+                Request::get(path)
+                    .header("host", "localhost")
+                    .body(Body::empty())
+                    .unwrap(),
+            )
             .await;
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()["content-security-policy"]

@@ -42,8 +42,9 @@ use async_compression::{
 use axum::{
     Extension, Router,
     body::Body,
-    extract::State,
-    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -64,6 +65,7 @@ use super::{
     framing::{Framer, cut_long_lines, line_ending},
 };
 use crate::{
+    access::{Access, Denied},
     books::Ingest,
     http_server::ConnectionId,
     memory::{Block, BlockSize, Charge, Holder, Peer, Share},
@@ -117,13 +119,36 @@ static TAKING_APART: LazyLock<Semaphore> = LazyLock::new(|| {
 const BYTES_A_TURN: usize = 256 * 1024;
 
 /// Returns the routes of the HTTP ingest.
-pub fn router(intake: Arc<Intake>) -> Router {
-    Router::new()
+///
+/// With `senders`, a request needs a token of the role `sender`.
+pub fn router(intake: Arc<Intake>, senders: Option<Access>) -> Router {
+    let router = Router::new()
         .route("/ingest", post(ingest))
         .route("/ingest/", post(ingest))
         .fallback(|| async { Refusal::NotFound.into_response() })
         .method_not_allowed_fallback(|| async { Refusal::NotAllowed.into_response() })
-        .with_state(intake)
+        .with_state(Arc::clone(&intake));
+    match senders {
+        None => router,
+        Some(access) => router.layer(from_fn_with_state((access, intake), check_sender)),
+    }
+}
+
+/// Lets requests of senders through.
+async fn check_sender(
+    State((access, intake)): State<(Access, Arc<Intake>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+    let authorization = authorization.as_ref().map(HeaderValue::as_bytes);
+    match access.sender(authorization).await {
+        Ok(()) => next.run(request).await,
+        Err(denied) => {
+            intake.books.refused(Ingest::Http);
+            Refusal::Denied(denied).into_response()
+        }
+    }
 }
 
 /// Answers while the config is not known: a sender is to try again.
@@ -183,6 +208,7 @@ struct Events {
 /// Why a request is not taken.
 #[derive(Debug)]
 enum Refusal {
+    Denied(Denied),
     NotReady,
     NoMemory,
     Evicted,
@@ -201,6 +227,24 @@ enum Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, detail) = match self {
+            Self::Denied(Denied::Unavailable) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "tokens_unavailable",
+                "the tokens could not be read for too long; send the request again after `Retry-After`"
+                    .to_owned(),
+            ),
+            Self::Denied(Denied::Role) => (
+                StatusCode::FORBIDDEN,
+                "role_not_enough",
+                "the token is not one of a sender; have one created with the role `sender`".to_owned(),
+            ),
+            Self::Denied(denied) => (
+                StatusCode::UNAUTHORIZED,
+                denied.code(),
+                "events are taken with a token only; send `Authorization: Bearer TOKEN` with one of the \
+                 role `sender`"
+                    .to_owned(),
+            ),
             Self::NotReady => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not_ready",
@@ -301,14 +345,18 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/problem+json"),
+            HeaderValue::from_static("application/problem+json"),
         );
         if matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
         ) {
-            let seconds = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
+            let seconds = HeaderValue::from_static(RETRY_AFTER_SECONDS);
             headers.insert(header::RETRY_AFTER, seconds);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"streamgate\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

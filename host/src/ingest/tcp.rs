@@ -19,7 +19,7 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     books::Ingest,
+    handshake::{Handshake, Stream},
     http_server::AcceptErrors,
     memory::{Block, BlockSize, Charge, Holder, Peer, Share},
     shutdown::Shutdown,
@@ -76,6 +77,7 @@ pub async fn serve(
     listener: TcpListener,
     intake: Arc<Intake>,
     slots: Arc<Slots>,
+    handshake: Handshake,
     shutdown: Shutdown,
 ) {
     let mut connections = JoinSet::new();
@@ -98,8 +100,25 @@ pub async fn serve(
             () = shutdown.begun() => break,
         };
         if let Some(slot) = slot {
-            let connection = Connection::new(stream, slot, &intake, shutdown.clone());
-            connections.spawn(connection.run());
+            let (intake, shutdown) = (Arc::clone(&intake), shutdown.clone());
+            let taking = handshake.clone();
+            connections.spawn(async move {
+                let taken = tokio::select! {
+                    biased;
+                    taken = taking.take(stream, address.ip()) => taken,
+                    () = slot.needed() => return,
+                    () = shutdown.begun() => return,
+                };
+                match taken {
+                    Ok((stream, from)) => {
+                        let from = Peer::from(from);
+                        Connection::new(stream, from, slot, &intake, shutdown)
+                            .run()
+                            .await;
+                    }
+                    Err(_) => intake.books.refused_connection(Ingest::Tcp),
+                }
+            });
         }
     }
     drop(listener);
@@ -117,7 +136,7 @@ enum Partial {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     slot: Slot,
     phases: Phases,
     holder: Holder,
@@ -133,11 +152,17 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, slot: Slot, intake: &Arc<Intake>, shutdown: Shutdown) -> Self {
+    fn new(
+        stream: Stream,
+        from: Peer,
+        slot: Slot,
+        intake: &Arc<Intake>,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             stream,
             phases: slot.phases(),
-            holder: intake.memory.holders.enter(slot.peer(), Share::All),
+            holder: intake.memory.holders.enter(from, Share::All),
             slot,
             intake: Arc::clone(intake),
             lane: intake.lane(Ingest::Tcp),
@@ -152,7 +177,7 @@ impl Connection {
     }
 
     async fn run(mut self) {
-        if let Err(error) = SockRef::from(&self.stream).set_tcp_keepalive(&KEEPALIVE) {
+        if let Err(error) = SockRef::from(self.stream.socket()).set_tcp_keepalive(&KEEPALIVE) {
             debug!(%error, "cannot set keepalive");
         }
         match self.read_to_end().await {
@@ -402,7 +427,7 @@ impl Connection {
 ///
 /// `poll_read` and not `try_read`: when less comes than was asked for, tokio then knows that the
 /// socket is empty and spares the system call that would say so.
-async fn read_now(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+async fn read_now(stream: &mut Stream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     poll_fn(|cx| {
         let mut buffer = ReadBuf::new(buffer);
         Poll::Ready(match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {

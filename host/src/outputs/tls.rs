@@ -3,28 +3,21 @@
 //! Certificates are always verified; there is no setting that turns it off.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use rustls::{
-    ClientConfig, RootCertStore, SignatureScheme,
-    client::ResolvesClientCert,
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    sign::CertifiedKey,
-};
+use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
 use rustls_platform_verifier::BuilderVerifierExt;
 use serde::Deserialize;
-use streamgate_processors::named_file;
 
-use crate::manifest::Invalid;
-
-/// The largest file of certificates, in bytes; the system's bundles have some 200 KiB.
-const MAX_PEM_BYTES: usize = 4 * 1024 * 1024;
+use crate::{
+    manifest::Invalid,
+    pem::{authorities, certificates, private_key, provider},
+};
 
 /// The field `tls` of an output.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -105,12 +98,7 @@ pub(super) fn client_config(
             .with_platform_verifier()
             .map_err(|error| ("ca", error.to_string()))?,
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path).map_err(|error| ("ca", error))? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| ("ca", format!("`{}`: {error}", path.display())))?;
-            }
+            let roots = authorities(path).map_err(|error| ("ca", error))?;
             builder.with_root_certificates(roots)
         }
     };
@@ -130,28 +118,4 @@ pub(super) fn client_config(
                 .map_err(|error| ("certificate", error.to_string()))
         }
     }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    // ring and not the default aws-lc: it builds with a C compiler alone.
-    Arc::new(ring::default_provider())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(format!("`{}` holds no certificate (PEM)", path.display())),
-        Err(error) => Err(format!("`{}`: {error}", path.display())),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read(path)?)
-        .map_err(|error| format!("`{}` holds no private key (PEM): {error}", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    named_file::read(path, MAX_PEM_BYTES).map_err(|error| error.to_string())
 }

@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     Modules,
     /// The list of revisions.
     History,
+    /// The tokens of the control API.
+    Tokens,
 }
 
 /// Which key made a signature: the first 16 digits of the SHA-256 of the public key.
@@ -107,6 +109,7 @@ impl Kind {
             Self::Draft => "draft",
             Self::Modules => "modules",
             Self::History => "history",
+            Self::Tokens => "tokens",
         }
     }
 }

@@ -17,10 +17,7 @@ use flate2::write::GzEncoder;
 use tracing::info;
 
 use super::MODE;
-use crate::outputs::{
-    settings::{Compression, FileSettings},
-    timestamp::timestamp,
-};
+use crate::outputs::settings::{Compression, FileSettings};
 
 /// Endings of compressed files.
 const ENDINGS: [&str; 2] = [".gz", ".zst"];
@@ -144,7 +141,7 @@ fn is_compressed(file: &Path) -> bool {
 fn stamp(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let milliseconds = since.unwrap_or_default().subsec_millis();
-    let seconds = timestamp(time);
+    let seconds = crate::timestamp::basic(time);
     format!("{}.{milliseconds:03}Z", seconds.trim_end_matches('Z'))
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use reqwest::{Url, header::HeaderMap};
 use ring::{digest, hmac};
 
-use crate::outputs::timestamp::timestamp;
+use crate::timestamp;
 
 /// What a request is signed with.
 pub(super) struct Credentials {
@@ -33,7 +33,7 @@ pub(super) fn sign(
     body: &[u8],
     now: SystemTime,
 ) -> (String, String) {
-    let time = timestamp(now);
+    let time = timestamp::basic(now);
     let day = &time[..8];
     let mut signed: Vec<(String, String)> = headers
         .iter()

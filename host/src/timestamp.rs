@@ -1,19 +1,27 @@
-//! Times as text: ISO 8601 in its basic format, which sorts as it is and fits into a file's name.
+//! Times as text, in the two forms of ISO 8601 that are used here.
 
 use std::time::{Duration, SystemTime};
 
-/// Writes a time as `20150830T123600Z`.
-pub(super) fn timestamp(now: SystemTime) -> String {
+/// Writes a time as `20150830T123600Z`, which sorts as it is and fits into a file's name.
+pub(crate) fn basic(now: SystemTime) -> String {
+    let (year, month, day, rest) = parts(now);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// Writes a time as `2015-08-30T12:36:00Z` (RFC 3339).
+pub(crate) fn rfc3339(now: SystemTime) -> String {
+    let (year, month, day, rest) = parts(now);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day, and the seconds of that day.
+fn parts(now: SystemTime) -> (u64, u64, u64, u64) {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.unwrap_or(Duration::ZERO).as_secs();
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
-        rest / 3_600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    let (year, month, day) = civil(seconds / 86_400);
+    (year, month, day, seconds % 86_400)
 }
 
 /// Turns days since 1970-01-01 into a date.
@@ -48,7 +56,9 @@ mod tests {
             (4_107_542_400, "21000301T000000Z"),
         ] {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(timestamp(time), expected);
+            assert_eq!(basic(time), expected);
         }
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(951_782_400);
+        assert_eq!(rfc3339(time), "2000-02-29T00:00:00Z");
     }
 }

@@ -1,0 +1,88 @@
+//! Records every request that may change something: who sent it, what became of it, and which
+//! draft and which revision were replaced by which.
+
+use std::{cell::Cell, sync::Arc};
+
+use axum::{extract::Request, http::Method, middleware::Next, response::Response};
+use tokio::task;
+
+use crate::{
+    access::Caller,
+    audit::{AuditLog, Difference, Entry},
+    http_server::ClientAddress,
+};
+
+tokio::task_local! {
+    /// What the request that is handled has changed so far.
+    static CHANGED: Cell<Changed>;
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Changed {
+    draft: Option<Difference>,
+    live: Option<Difference>,
+}
+
+/// The code of the problem that an answer tells; an extension of the answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProblemCode(pub(super) &'static str);
+
+/// Notes that the draft was replaced.
+pub(super) fn note_draft(draft: Difference) {
+    note(|changed| changed.draft = Some(draft));
+}
+
+/// Notes that what is live was replaced.
+pub(super) fn note_live(live: Difference) {
+    note(|changed| changed.live = Some(live));
+}
+
+fn note(change: impl FnOnce(&mut Changed)) {
+    // Requests that only read have no record.
+    let _ = CHANGED.try_with(|changed| {
+        let mut noted = changed.get();
+        change(&mut noted);
+        changed.set(noted);
+    });
+}
+
+/// Begins the entry of a request.
+pub(super) fn entry(caller: &Caller, request: &Request) -> Entry {
+    let action = format!("{} {}", request.method(), request.uri());
+    let mut entry = Entry::now(caller.name.clone(), caller.role, &action);
+    let address = request.extensions().get::<ClientAddress>();
+    entry.from = address.map(|ClientAddress(address)| address.to_string());
+    entry
+}
+
+/// Handles a request, and records it if it may have changed something. The answer waits for the
+/// record, and a client that goes away ends neither.
+pub(super) async fn observe(
+    log: Arc<AuditLog>,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    let mut entry = entry(&caller, &request);
+    let handled = task::spawn(CHANGED.scope(Cell::default(), async move {
+        let response = next.run(request).await;
+        let changed = CHANGED.with(Cell::get);
+        let code = response.extensions().get::<ProblemCode>();
+        if let Some(ProblemCode(code)) = code {
+            (*code).clone_into(&mut entry.outcome);
+        }
+        (entry.draft, entry.live) = (changed.draft, changed.live);
+        let _ = task::spawn_blocking(move || log.record(&entry)).await;
+        response
+    }));
+    match handled.await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => axum::response::IntoResponse::into_response(super::Problem::shutting_down()),
+        },
+    }
+}
