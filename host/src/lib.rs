@@ -32,6 +32,8 @@ pub mod metrics;
 
 pub mod manifest;
 
+pub mod nearest;
+
 pub mod digest;
 
 pub mod config_store;

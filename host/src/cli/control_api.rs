@@ -30,12 +30,14 @@ pub enum ApiError {
     #[error("{0}; is a gate running there? (`--control URL`)")]
     NoAnswer(String),
     /// The gate says no.
-    #[error("the gate refuses (HTTP {status}): {detail}")]
+    #[error("the gate refuses (HTTP {status}): {}{detail}", place(pointer.as_deref()))]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the gate says, and where.
+        /// What the gate says.
         detail: String,
+        /// The field that it is about.
+        pointer: Option<String>,
     },
 }
 
@@ -60,19 +62,25 @@ impl Target {
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        let mut detail = match answer["detail"].as_str() {
+        let detail = match answer["detail"].as_str() {
             Some(detail) => detail.to_owned(),
             None => String::from_utf8_lossy(&body).chars().take(500).collect(),
         };
-        if let Some(pointer) = answer["pointer"].as_str().filter(|at| !at.is_empty()) {
-            detail = format!("{pointer}: {detail}");
-        }
-        Err(ApiError::Refused { status, detail })
+        let pointer = answer["pointer"].as_str().filter(|at| !at.is_empty());
+        Err(ApiError::Refused {
+            status,
+            detail,
+            pointer: pointer.map(str::to_owned),
+        })
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.send(reqwest::Method::GET, path, "application/json", Vec::new())
     }
+}
+
+fn place(pointer: Option<&str>) -> String {
+    pointer.map_or(String::new(), |pointer| format!("{pointer}: "))
 }
 
 async fn exchange(
