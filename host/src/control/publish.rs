@@ -323,7 +323,7 @@ pub(super) async fn publish(
     body::read(request).await?;
     let wait = terms.wait;
     let published = state
-        .publishing(move |shared| publish_draft(shared, terms))
+        .publishing(move |shared| publish_draft(shared, &terms))
         .await?;
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
@@ -442,20 +442,20 @@ pub(super) async fn rollback(
         return Err(Problem::unknown("revision", "unknown_revision", &revision));
     };
     let published = state
-        .publishing(move |shared| roll_back(shared, to, terms))
+        .publishing(move |shared| roll_back(shared, to, &terms))
         .await?;
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
 /// Publishes the draft, if it is not live already. Only one at a time.
-fn publish_draft(shared: &Shared, terms: Terms) -> Result<Published, Problem> {
+fn publish_draft(shared: &Shared, terms: &Terms) -> Result<Published, Problem> {
     let change = shared.gate.begin_change();
-    let manifest = next_manifest(shared, &shared.store.draft()?, &terms)?;
+    let manifest = next_manifest(shared, &shared.store.draft()?, terms)?;
     let live = shared.store.live()?;
     if !terms.republish && is_live(shared, &live, manifest.pipeline())? {
         return Ok(unchanged(shared, live));
     }
-    check_removal(&live, manifest.pipeline(), &terms)?;
+    check_removal(&live, manifest.pipeline(), terms)?;
     publish_manifest(shared, &change, manifest)
 }
 
@@ -538,13 +538,13 @@ fn check_removal(live: &Manifest, next: &Pipeline, terms: &Terms) -> Result<(), 
 }
 
 /// Publishes what was published before, and makes it the draft if that has no edits.
-fn roll_back(shared: &Shared, to: u64, terms: Terms) -> Result<Published, Problem> {
+fn roll_back(shared: &Shared, to: u64, terms: &Terms) -> Result<Published, Problem> {
     let unknown = || Problem::unknown("revision", "unknown_revision", &to.to_string());
     let found = shared.store.revision(to)?.ok_or_else(unknown)?;
     let change = shared.gate.begin_change();
-    let mut manifest = next_manifest(shared, found.pipeline(), &terms)?;
+    let mut manifest = next_manifest(shared, found.pipeline(), terms)?;
     manifest.rolled_back_to = Some(to);
-    check_removal(&shared.store.live()?, manifest.pipeline(), &terms)?;
+    check_removal(&shared.store.live()?, manifest.pipeline(), terms)?;
     let published = publish_manifest(shared, &change, manifest)?;
     // It is done, whatever becomes of the question.
     let draft = shared.store.draft().ok();
