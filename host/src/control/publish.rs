@@ -451,6 +451,8 @@ pub(super) async fn rollback(
 fn publish_draft(shared: &Shared, terms: &Terms) -> Result<Published, Problem> {
     let change = shared.gate.begin_change();
     let manifest = next_manifest(shared, &shared.store.draft()?, terms)?;
+    // Also of what is live: an earlier version may have let it in.
+    check_outputs(shared, &manifest)?;
     let live = shared.store.live()?;
     if !terms.republish && is_live(shared, &live, manifest.pipeline())? {
         return Ok(unchanged(shared, live));
