@@ -29,7 +29,7 @@ fn a_file_is_compared_applied_and_compared_again() {
     };
     write(
         "gate.yaml",
-        "pipelines:\n  - processors:\n      # Nobody reads these.\n      - id: drop_debug\n        type: filter\n        params: {value: DEBUG}\n",
+        "pipelines:\n  - processors:\n      # Nobody reads these.\n      - id: drop_debug\n        type: filter\n        params: {value: DEBUG}\n    outputs: []\n",
     );
     let run = |arguments: &[&str]| streamgate(&gate, folder.path(), arguments);
     let diff = run(&["diff", "-f", "gate.yaml"]);
@@ -64,13 +64,17 @@ fn a_file_is_compared_applied_and_compared_again() {
 
     for (name, text, part) in [
         ("gone.json", None, "cannot read"),
-        ("half.json", Some("{\"pipelines\": ["), "is no manifest"),
+        (
+            "half.json",
+            Some("{\"pipelines\": ["),
+            "is not a valid manifest",
+        ),
         ("two.json", Some("{\"pipelines\": [{}, {}]}"), "exactly one"),
-        ("list.yaml", Some("- a\n- b\n"), "expected an object"),
+        ("list.yaml", Some("- a\n- b\n"), "expected a manifest"),
         (
             "rule.yaml",
-            Some("processors:\n  - {id: x, type: unheard-of}\n"),
-            "/processors/0/type",
+            Some("rules:\n  - {id: x, type: unheard-of}\noutputs: []\n"),
+            "/rules/0/type",
         ),
     ] {
         if let Some(text) = text {

@@ -42,7 +42,7 @@ fn one_publish_is_in_force_at_every_gate() {
     let gates = three(&redis);
     // The draft is shared: edited at one, published at another.
     gates[0].edit("PUT", "/rules", &drops("DEBUG"));
-    let answer = gates[1].edit("POST", "/publish?wait=10s", &Value::Null);
+    let answer = gates[1].edit("POST", "/publish?republish=true&wait=10s", &Value::Null);
     assert_eq!(answer["revision"], 1);
     assert_eq!(answer["subscribers_notified"], 3, "{answer}");
     assert_eq!(names(&answer["gates"]), ["a", "b", "c"], "{answer}");
@@ -124,7 +124,7 @@ fn of_publishers_at_the_same_time_each_gets_a_revision_or_a_conflict() {
             move || {
                 let gate: &Gate = gate;
                 (0..ROUNDS)
-                    .map(|_| gate.try_edit("POST", "/publish?wait=0", &Value::Null))
+                    .map(|_| gate.try_edit("POST", "/publish?republish=true&wait=0", &Value::Null))
                     .collect::<Vec<_>>()
             }
         };
@@ -196,7 +196,7 @@ fn publish_says_which_gate_could_not_follow() {
         "/rules",
         &json!([{"id": "w", "type": "wasm", "params": params}]),
     );
-    let answer = a.edit("POST", "/publish?wait=30s", &Value::Null);
+    let answer = a.edit("POST", "/publish?republish=true&wait=30s", &Value::Null);
     let gates = answer["gates"].as_array().expect("a list");
     let outcome = |id: &str| {
         gates

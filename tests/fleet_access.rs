@@ -46,7 +46,7 @@ fn the_documented_acl_users_can_do_what_they_need_and_nothing_else() {
     let publisher = as_user(&redis, "publisher:publisher-password", "publisher").start();
     let follower = as_user(&redis, "gate:gate-password", "follower").start();
     publisher.run(&drops("DEBUG"), &[]);
-    let answer = publisher.edit("POST", "/publish?wait=10s", &Value::Null);
+    let answer = publisher.edit("POST", "/publish?republish=true&wait=10s", &Value::Null);
     assert_eq!(
         answer["gates"].as_array().expect("a list").len(),
         2,

@@ -191,7 +191,7 @@ fn an_older_redis_does_not_bring_an_older_revision_back() {
     // What is live here is what an operator goes on from, and the next publish mends it.
     assert_eq!(a.get("/draft")["live_revision"], 3);
     assert_eq!(
-        a.edit("POST", "/publish?wait=10s", &Value::Null)["revision"],
+        a.edit("POST", "/publish?republish=true&wait=10s", &Value::Null)["revision"],
         4
     );
     b.reaches(4);

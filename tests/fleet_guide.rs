@@ -56,7 +56,7 @@ fn files_are_compared_and_applied() {
     let redis = RedisServer::start();
     let [gate, other] = ["gate-1", "gate-2"].map(|name| member(&redis, name).start());
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let manifest = "processors:\n  - {id: f, type: filter, params: {value: DEBUG}}\n";
+    let manifest = block_with("yaml", "drop_debug");
     std::fs::write(folder.path().join("gate.yaml"), manifest).expect("the folder is ours");
     eventually("they know of each other", || {
         gate.get("/status")["fleet"]

@@ -39,6 +39,7 @@ mod shutdown;
 mod spool;
 mod spool_faults;
 mod store_faults;
+mod strict;
 mod support;
 mod vendors;
 mod writing_a_processor;

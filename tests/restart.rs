@@ -122,7 +122,7 @@ impl State {
             3 | 4 => {
                 after.revision += 1;
                 after.live = after.draft.clone();
-                ("POST", "/publish".to_owned(), Value::Null)
+                ("POST", "/publish?republish=true".to_owned(), Value::Null)
             }
             _ => {
                 let rule = rule(&format!("r{}", rng.u64(..)), rng);

@@ -81,7 +81,8 @@ fn store_on_a_full_disk_says_so_and_stays_as_it_was() {
     let answer = gate.try_edit("POST", "/rules", &rule("SECRET")).expect(507);
     assert_eq!(answer.json()["code"], "store_full");
     assert_eq!(gate.get("/rules"), before);
-    gate.try_edit("POST", "/publish", &json!({})).expect(507);
+    gate.try_edit("POST", "/publish?republish=true", &json!({}))
+        .expect(507);
     gate.limit_file_size(None);
     gate.edit("POST", "/rules", &rule("SECRET"));
     gate.edit("POST", "/publish", &json!({}));

@@ -52,7 +52,12 @@ impl Control {
     /// # Errors
     /// If there is no answer, or the draft is not live then.
     pub(crate) fn publish(self) -> Result<()> {
-        let answer = self.ask("POST", "/publish", "application/json", b"{}")?;
+        let answer = self.ask(
+            "POST",
+            "/publish?allow_removal=true&republish=true",
+            "application/json",
+            b"{}",
+        )?;
         let body = answer.succeeded()?;
         let published: Value = serde_json::from_str(&body)
             .with_context(|| format!("cannot read the answer of `POST /publish`: {body}"))?;

@@ -244,7 +244,11 @@ fn time_publishes(args: &Args) -> Result<Publish> {
         let next = Instant::now() + pause;
         control.put_rules(&[filter(number)])?;
         let begun = Instant::now();
-        let answer = control.send("POST", "/publish?wait=10s", &json!({}))?;
+        let answer = control.send(
+            "POST",
+            "/publish?allow_removal=true&republish=true&wait=10s",
+            &json!({}),
+        )?;
         let took = begun.elapsed();
         let outcomes = answer["gates"].as_array().context("no gates")?;
         ensure!(
@@ -382,7 +386,11 @@ fn time_large(args: &Args) -> Result<Large> {
     };
     let (draft_ms, _) = time("PUT", "/draft", &draft)?;
     let (validate_ms, _) = time("POST", "/validate", &json!({}))?;
-    let (publish_ms, answer) = time("POST", "/publish", &json!({}))?;
+    let (publish_ms, answer) = time(
+        "POST",
+        "/publish?allow_removal=true&republish=true",
+        &json!({}),
+    )?;
     let apply_ms = answer["gates"][0]["apply_ms"].as_f64();
     let result = Large {
         rules: args.rules,

@@ -16,6 +16,7 @@ pub use filter::{Filter, FusedFilters};
 pub use redact::{Notes, Redact};
 pub use sample::Sample;
 pub use scan::find_line_ends;
+pub use text_params::check_texts;
 pub use throttle::Throttle;
 
 pub mod detectors;
@@ -34,6 +35,7 @@ mod redact;
 mod sample;
 mod scan;
 mod text_matcher;
+mod text_params;
 mod throttle;
 mod view;
 

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::config::Settings;
 
 pub mod control_api;
+pub mod environment;
 pub mod manifest;
 pub mod module;
 pub mod token;

@@ -21,6 +21,7 @@ use crate::{
     handshake::TlsFiles,
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
+    nearest::with_suggestion,
     outputs::OutputPolicy,
     wasm::CompileLimits,
 };
@@ -114,7 +115,7 @@ pub struct Settings {
     /// With a Redis: sign what is published here with this private key (PEM, Ed25519)
     #[arg(long, env = "STREAMGATE_SIGNING_KEY", value_name = "FILE")]
     pub signing_key: Option<PathBuf>,
-    /// A manifest (JSON) to begin with if the store has none
+    /// A manifest (YAML or JSON) to begin with if the store has none
     #[arg(long, env = "STREAMGATE_MANIFEST", value_name = "FILE")]
     pub manifest: Option<PathBuf>,
     /// A file (TOML) with these settings, named as the flags with `_` for `-`
@@ -347,11 +348,13 @@ impl SeedEnvironment {
     /// Reads the environment of the process.
     pub fn read() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // Kubernetes sets `REDIS_PORT=tcp://...` for a Service that is called `redis`.
+        let port = |name| variable(name).filter(|value| !value.contains("://"));
         Self {
-            tcp_port: variable("TCP_PORT"),
-            udp_port: variable("UDP_PORT"),
+            tcp_port: port("TCP_PORT"),
+            udp_port: port("UDP_PORT"),
             redis_host: variable("REDIS_HOST"),
-            redis_port: variable("REDIS_PORT"),
+            redis_port: port("REDIS_PORT"),
         }
     }
 }
@@ -614,7 +617,15 @@ fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {
             .span()
             .map(|span| text[..span.start].matches('\n').count() + 1);
         let place = line.map_or(String::new(), |line| format!("line {line}: "));
-        let message = format!("{place}{}", error.message());
+        // The message of a value of another type does not say whose it is.
+        let written = line.and_then(|line| text.lines().nth(line - 1));
+        let key = written.filter(|_| error.message().starts_with("invalid type"));
+        let key = key.map_or(String::new(), |written| {
+            let key = written.split('=').next().unwrap_or_default();
+            format!("`{}`: ", key.trim_matches(['[', ']', ' ']))
+        });
+        let found = with_suggestion(error.message().to_owned());
+        let message = format!("{place}{key}{found}");
         ConfigError::InvalidFile {
             path: path.to_owned(),
             message,

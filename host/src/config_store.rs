@@ -73,7 +73,7 @@ pub enum ConfigStore {
 struct SavedDraft {
     #[serde(flatten)]
     pipeline: Pipeline,
-    /// The revision that was live when it was saved.
+    /// The revision that was live when it was saved, or the rollback that left it alone.
     #[serde(default)]
     saved_at_revision: u64,
 }
@@ -89,6 +89,19 @@ pub struct RevisionSummary {
     pub rules: usize,
     /// How many outputs it has; none means the console.
     pub outputs: usize,
+    /// The revision that it brought back, if it is a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<u64>,
+    /// Who published it: the name of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// What whoever published it said about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// The SHA-256 of what it runs; equal in revisions that run the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
 }
 
 /// A module that has a name.
@@ -145,6 +158,14 @@ pub enum StoreError {
         "the store location is empty; set `--store` to a directory, `memory:` or `redis://HOST:PORT`"
     )]
     NoLocation,
+    /// The location looks like a URL, of no kind of store that there is. The rest of it may hold a
+    /// password.
+    #[error(
+        "`{scheme}:` is not a kind of store; expected a directory (`./{scheme}:...` for one of \
+         that name), `memory:`, or the URL of a Redis: `redis://`, `rediss://`, `redis+unix://`, \
+         `unix://`, `redis+sentinel://` or `rediss+sentinel://`"
+    )]
+    UnknownScheme { scheme: String },
     /// Another gate holds the lock of the directory.
     #[error(
         "the directory `{}` is in use by another gate ({holder}); stop that one or give this one its own \
@@ -278,9 +299,23 @@ impl FromStr for StoreLocation {
         match text {
             "" => Err(StoreError::NoLocation),
             "memory:" => Ok(Self::Memory),
-            directory => Ok(Self::Directory(PathBuf::from(directory))),
+            other => match scheme(other) {
+                Some(scheme) => Err(StoreError::UnknownScheme {
+                    scheme: scheme.chars().take(40).collect(),
+                }),
+                None => Ok(Self::Directory(PathBuf::from(other))),
+            },
         }
     }
+}
+
+/// The scheme of a URL (RFC 3986, section 3.1), for one that a typo makes of it too: `redis:/host`.
+fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once(':')?;
+    let part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    let is_scheme =
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(part);
+    is_scheme.then_some(scheme)
 }
 
 impl fmt::Display for StoreLocation {
@@ -372,7 +407,8 @@ impl ConfigStore {
     }
 
     /// Makes `manifest` the live one, and returns how many gates were told. Its `revision` must be
-    /// the next one. If it is a rollback, it is the draft from then on too.
+    /// the next one. If it is a rollback and the draft was what is live, it is the draft from then
+    /// on too; a draft with unpublished edits is left alone.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the number is another, or the manifest is too large or cannot
@@ -382,6 +418,15 @@ impl ConfigStore {
             Self::Embedded(store) => store.publish(manifest).map(|()| 1),
             Self::Memory(store) => store.publish(manifest).map(|()| 1),
             Self::Redis(store) => store.publish(manifest),
+        }
+    }
+
+    /// Whether what is stored is that revision, whole. A Redis may have lost it, or hold what
+    /// another program wrote.
+    pub fn holds(&self, revision: u64) -> Result<bool, StoreError> {
+        match self {
+            Self::Embedded(_) | Self::Memory(_) => Ok(true),
+            Self::Redis(store) => store.holds(revision),
         }
     }
 
@@ -492,6 +537,10 @@ impl RevisionSummary {
             timestamp: manifest.timestamp,
             rules: manifest.pipeline().processors.len(),
             outputs: manifest.pipeline().outputs.len(),
+            rolled_back_to: manifest.rolled_back_to,
+            author: manifest.author.clone(),
+            comment: manifest.comment.clone(),
+            digest: manifest.digest,
         }
     }
 }
@@ -578,6 +627,21 @@ mod tests {
         );
         let redis = "redis://host/2".parse::<StoreLocation>().unwrap();
         assert!(matches!(redis, StoreLocation::Redis(_)), "{redis}");
+        for text in [
+            "mysql://x",
+            "redis:/x",
+            "redis:x",
+            "http://x",
+            "memory:x",
+            "memory://",
+        ] {
+            let error = text.parse::<StoreLocation>().expect_err(text).to_string();
+            assert!(error.contains("`redis://`"), "{error}");
+        }
+        for text in ["./mysql:", "/data:1", "a/b:c", "data_1:x"] {
+            let location = text.parse::<StoreLocation>().expect(text);
+            assert_eq!(location, StoreLocation::Directory(text.into()));
+        }
         assert!(matches!(
             "".parse::<StoreLocation>(),
             Err(StoreError::NoLocation)
@@ -721,10 +785,20 @@ mod tests {
             store.publish(&back).unwrap();
             assert_eq!(
                 store.draft().unwrap(),
-                *back.pipeline(),
-                "a rollback is the draft too"
+                draft,
+                "a rollback leaves edits that were not published alone"
             );
-            let last = last + 1;
+            replace_draft(&store, back.pipeline());
+            let mut back = manifest(last + 2);
+            back.rolled_back_to = Some(last);
+            store.publish(&back).unwrap();
+            assert_eq!(
+                store.draft().unwrap(),
+                *back.pipeline(),
+                "without edits a rollback is the draft too"
+            );
+            assert!(store.holds(last + 2).unwrap());
+            let last = last + 2;
 
             let stale = store.publish(&manifest(last));
             assert!(

@@ -197,6 +197,11 @@ impl Gate {
         &self.inner.launcher.policy
     }
 
+    /// Returns the number of the revision that events go through.
+    pub fn revision(&self) -> u64 {
+        self.inner.shared.revision.load().number
+    }
+
     /// Returns whether events are taken: as soon as the config is known, until the end begins.
     pub fn is_ready(&self) -> bool {
         *self.inner.knows_config.borrow() && !self.inner.launcher.registry.is_ending()

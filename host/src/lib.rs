@@ -38,6 +38,8 @@ pub mod metrics;
 
 pub mod manifest;
 
+pub mod nearest;
+
 pub mod digest;
 
 mod timestamp;

@@ -70,6 +70,7 @@ fn serve(settings: Settings) -> ExitCode {
     if let Err(error) = telemetry::init() {
         return fail(FAILURE, &error);
     }
+    cli::environment::warn_of_unknown();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((processors / IO_THREADS_DIVISOR).max(1))

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::digest::Digest;
+use crate::{digest::Digest, nearest::with_suggestion};
+
+pub mod written;
 
 /// The manifest format that this build reads and writes.
 pub const FORMAT_VERSION: &str = "1.0";
@@ -51,6 +53,17 @@ pub struct Manifest {
     /// The revision that it brought back, if it is a rollback: then the draft is this one too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<u64>,
+    /// Who published it: the name of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// What whoever published it said about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// The SHA-256 of the pipeline as JSON without spaces and with sorted keys: two revisions that
+    /// run the same have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
     /// Exactly one today.
     pub pipelines: Vec<Pipeline>,
 }
@@ -140,6 +153,9 @@ impl Manifest {
             revision: 0,
             timestamp: 0.0,
             rolled_back_to: None,
+            author: None,
+            comment: None,
+            digest: None,
             pipelines: vec![Pipeline::empty()],
         }
     }
@@ -160,6 +176,41 @@ impl Pipeline {
             outputs: Vec::new(),
             batch_size: DEFAULT_BATCH_SIZE,
         }
+    }
+}
+
+impl Pipeline {
+    /// Returns the SHA-256 of the pipeline as JSON without spaces and with sorted keys.
+    pub fn digest(&self) -> Digest {
+        let mut value = serde_json::to_value(self).expect("it has string keys only");
+        value.sort_all_objects();
+        Digest::of(value.to_string().as_bytes())
+    }
+
+    /// Whether `published` is this pipeline, but for the digests that publishing adds to its rules.
+    pub fn is_published_as(&self, published: &Self) -> bool {
+        let mut published = published.clone();
+        for (rule, own) in published.processors.iter_mut().zip(&self.processors) {
+            if rule.kind == WASM && !own.params.contains_key("digest") {
+                rule.params.remove("digest");
+            }
+        }
+        *self == published
+    }
+}
+
+impl Rule {
+    /// Whether the rule hides something in every event: what protects privacy, is enabled, is never
+    /// skipped under overload, and does more than count.
+    pub fn always_protects(&self) -> bool {
+        let param = |name: &str| self.params.get(name);
+        let is_privacy = match self.kind.as_str() {
+            WASM => param("privacy") == Some(&Value::Bool(true)),
+            kind => streamgate_processors::is_privacy(kind),
+        };
+        let only_counts = param("action").and_then(Value::as_str) == Some("tag");
+        let may_be_skipped = self.on_overload == Some(OnOverload::Bypass);
+        is_privacy && self.enabled && !only_counts && !may_be_skipped
     }
 }
 
@@ -257,12 +308,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// Makes a fault.
+    /// Makes a fault. A message about an unknown field gets the name that was probably meant.
     pub fn new(code: &'static str, pointer: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code,
             pointer: pointer.into(),
-            message: message.into(),
+            message: with_suggestion(message.into()),
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
     handshake::{self, Handshake, ServerTls, TlsFiles},
     http_server,
     ingest::{self, Intake},
-    manifest::{Invalid, Manifest, Rule, WASM, parse_manifest},
+    manifest::{Invalid, Manifest, Rule, WASM, written::Written},
     memory::Memory,
     outputs::{self, ClaimError, FanOut, Launcher, OutputPolicy, Registry, Room},
     pipeline::{BuildError, Overload, Revision, Shared, spawn_worker},
@@ -629,17 +629,18 @@ fn read_manifest(path: &PathBuf, policy: &OutputPolicy) -> Result<Manifest, Serv
         let message = format!("it is larger than {MAX_MANIFEST_BYTES} bytes");
         return Err(invalid(Invalid::new("manifest_too_large", "", message)));
     }
-    let manifest = parse_manifest(&text).map_err(invalid)?;
-    let pipeline = manifest.pipeline();
+    let written = Written::parse(&text).map_err(invalid)?;
+    let in_the_file = |fault: Invalid| invalid(written.in_the_file(fault, ""));
+    let pipeline = written.manifest.pipeline();
     for (at, rule) in pipeline.processors.iter().enumerate() {
         check_first_rule(rule)
-            .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/processors/{at}"))))?;
+            .map_err(|fault| in_the_file(fault.under(&format!("/processors/{at}"))))?;
     }
     for (at, output) in pipeline.outputs.iter().enumerate() {
         crate::gate::check_output(output, policy)
-            .map_err(|fault| invalid(fault.under(&format!("/pipelines/0/outputs/{at}"))))?;
+            .map_err(|fault| in_the_file(fault.under(&format!("/outputs/{at}"))))?;
     }
-    Ok(manifest)
+    Ok(written.manifest)
 }
 
 /// Checks a rule of a manifest that a new store begins with: it has no modules yet.

@@ -344,10 +344,12 @@ impl Gate {
         self.try_edit(method, path, body).expect(200).json()
     }
 
-    /// Makes the draft live and returns its revision.
+    /// Makes the draft live, whatever that removes and also if it is live already; returns its
+    /// revision.
     #[track_caller]
     pub(crate) fn publish(&self) -> u64 {
-        let answer = self.edit("POST", "/publish", &Value::Null);
+        let path = "/publish?allow_removal=true&republish=true";
+        let answer = self.edit("POST", path, &Value::Null);
         assert_eq!(answer["status"], "published", "{answer}");
         answer["revision"].as_u64().expect("a number")
     }

@@ -65,12 +65,14 @@ pub enum ApiError {
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
     /// The gate says no.
-    #[error("the gate refuses (HTTP {status}): {detail}")]
+    #[error("the gate refuses (HTTP {status}): {}{detail}", place(pointer.as_deref()))]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What the gate says, and where.
+        /// What the gate says.
         detail: String,
+        /// The field that it is about.
+        pointer: Option<String>,
     },
 }
 
@@ -104,17 +106,19 @@ impl Target {
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        let mut detail = match answer["detail"].as_str() {
+        let detail = match answer["detail"].as_str() {
             Some(detail) => detail.to_owned(),
             None => String::from_utf8_lossy(&body).chars().take(500).collect(),
         };
         if status == 401 && self.token.is_none() {
             detail = format!("{detail}; set the environment variable STREAMGATE_TOKEN to it");
         }
-        if let Some(pointer) = answer["pointer"].as_str().filter(|at| !at.is_empty()) {
-            detail = format!("{pointer}: {detail}");
-        }
-        Err(ApiError::Refused { status, detail })
+        let pointer = answer["pointer"].as_str().filter(|at| !at.is_empty());
+        Err(ApiError::Refused {
+            status,
+            detail,
+            pointer: pointer.map(str::to_owned),
+        })
     }
 
     fn tls(&self) -> Result<ClientConfig, String> {
@@ -166,6 +170,10 @@ impl Target {
         }
         Ok((status, body))
     }
+}
+
+fn place(pointer: Option<&str>) -> String {
+    pointer.map_or(String::new(), |pointer| format!("{pointer}: "))
 }
 
 fn chain(error: &dyn Error) -> String {

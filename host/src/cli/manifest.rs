@@ -6,14 +6,17 @@ use std::{
     process::ExitCode,
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use similar::TextDiff;
 
 use super::{
     control_api::{ApiError, Target},
     read,
 };
-use crate::manifest::{DEFAULT_BATCH_SIZE, DEFAULT_PIPELINE, WASM};
+use crate::{
+    config::units,
+    manifest::{Invalid, Pipeline, WASM, written::Written},
+};
 
 /// Lines around a change that are shown.
 const CONTEXT_LINES: usize = 3;
@@ -27,6 +30,12 @@ pub struct ApplyArgs {
     /// How long to wait for other gates
     #[arg(long, value_name = "TIME", default_value = "10s")]
     wait: String,
+    /// Say why, for the history; up to 200 characters
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// Publish also what removes the last rule that protects privacy, or all outputs
+    #[arg(long)]
+    allow_removal: bool,
     /// Replace the draft only; publish nothing
     #[arg(long)]
     draft_only: bool,
@@ -62,11 +71,19 @@ pub enum ManifestCommandError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// A file is no manifest.
-    #[error("{} is no manifest: {message}", path.display())]
-    NoManifest {
-        /// Which.
+    /// A file is not a valid manifest.
+    #[error("{} is not a valid manifest: {fault}", path.display())]
+    NotValid {
+        /// The file.
         path: PathBuf,
+        /// What was found, what was expected, and where.
+        fault: Invalid,
+    },
+    /// A flag is not valid.
+    #[error("`--{flag}`: {message}")]
+    InvalidFlag {
+        /// Its name.
+        flag: &'static str,
         /// What was found, and what was expected.
         message: String,
     },
@@ -83,12 +100,13 @@ pub enum ManifestCommandError {
 /// # Errors
 /// [`ManifestCommandError`], to be told to the user.
 pub fn apply(args: &ApplyArgs) -> Result<ExitCode, ManifestCommandError> {
-    let pipeline = read_pipeline(&args.file)?;
-    let send = |method, path: &str, body: &Value| {
-        let body = body.to_string().into_bytes();
-        args.target.send(method, path, "application/json", body)
-    };
-    let saved = send(reqwest::Method::PUT, "/draft", &pipeline)?;
+    // Before anything is changed.
+    let query = query_of(args)?;
+    let written = read_written(&args.file)?;
+    let body = pipeline_of(&written).to_string().into_bytes();
+    let kind = "application/json";
+    let saved = args.target.send(reqwest::Method::PUT, "/draft", kind, body);
+    let saved = saved.map_err(|error| in_the_file(error, &written))?;
     let mut out = stdout().lock();
     writeln!(
         out,
@@ -100,16 +118,19 @@ pub fn apply(args: &ApplyArgs) -> Result<ExitCode, ManifestCommandError> {
     if args.draft_only {
         return Ok(ExitCode::SUCCESS);
     }
-    let wait: String = args
-        .wait
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .collect();
-    let path = format!("/publish?wait={wait}");
-    let published =
-        args.target
-            .send(reqwest::Method::POST, &path, "application/json", Vec::new())?;
-    writeln!(out, "published revision {}", published["revision"])?;
+    let path = format!("/publish?{query}");
+    let published = args
+        .target
+        .send(reqwest::Method::POST, &path, kind, Vec::new());
+    let published = published.map_err(|error| in_the_file(error, &written))?;
+    let revision = &published["revision"];
+    match published["status"] == "unchanged" {
+        true => writeln!(
+            out,
+            "nothing to publish: revision {revision} is this already"
+        )?,
+        false => writeln!(out, "published revision {revision}")?,
+    }
     let mut failed = false;
     for gate in published["gates"].as_array().into_iter().flatten() {
         let status = text(&gate["status"]);
@@ -132,14 +153,18 @@ pub fn apply(args: &ApplyArgs) -> Result<ExitCode, ManifestCommandError> {
 /// # Errors
 /// [`ManifestCommandError`], to be told to the user.
 pub fn diff(args: &DiffArgs) -> Result<ExitCode, ManifestCommandError> {
-    let wanted = read_pipeline(&args.file)?;
+    let wanted = pipeline_of(&read_written(&args.file)?);
     let draft = args.target.get("/draft")?;
     let revision = draft["live_revision"].as_u64().unwrap_or(0);
     let live = match revision {
         0 => Value::Null,
         revision => args.target.get(&format!("/revisions/{revision}"))?["pipelines"][0].take(),
     };
-    let mut live = with_defaults(live.as_object().cloned().unwrap_or_default());
+    // Before the first publish there is nothing that could be the same.
+    let mut live = match revision {
+        0 => serde_json::to_value(Pipeline::empty()).expect("a pipeline is JSON"),
+        _ => live,
+    };
     forget_pins(&mut live, &wanted);
     let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
     let (live, wanted) = (pretty(&live), pretty(&wanted));
@@ -218,45 +243,52 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode, ManifestCommandError> {
 }
 
 /// Reads a manifest or a pipeline, and fills in what may be left out.
-fn read_pipeline(path: &Path) -> Result<Value, ManifestCommandError> {
-    let refuse = |message: String| ManifestCommandError::NoManifest {
-        path: path.to_owned(),
-        message,
-    };
+fn read_written(path: &Path) -> Result<Written, ManifestCommandError> {
     let bytes = read(path).map_err(|source| ManifestCommandError::File {
         path: path.to_owned(),
         source,
     })?;
-    let document = String::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8".to_owned()))?;
-    // JSON is YAML too, but its own reader says better what is wrong with it.
-    let value: Value = match document.trim_start().starts_with(['{', '[']) {
-        true => serde_json::from_str(&document).map_err(|error| refuse(error.to_string()))?,
-        false => serde_saphyr::from_str(&document).map_err(|error| refuse(error.to_string()))?,
-    };
-    let Value::Object(mut manifest) = value else {
-        return Err(refuse("expected an object".to_owned()));
-    };
-    let pipeline = match manifest.remove("pipelines") {
-        None => manifest,
-        Some(Value::Array(mut pipelines)) if pipelines.len() == 1 => match pipelines.remove(0) {
-            Value::Object(pipeline) => pipeline,
-            _ => return Err(refuse("/pipelines/0: expected an object".to_owned())),
-        },
-        Some(_) => return Err(refuse("/pipelines: expected exactly one".to_owned())),
-    };
-    Ok(with_defaults(pipeline))
+    Written::parse(&bytes).map_err(|fault| ManifestCommandError::NotValid {
+        path: path.to_owned(),
+        fault,
+    })
 }
 
-fn with_defaults(mut pipeline: Map<String, Value>) -> Value {
-    for (field, default) in [
-        ("name", json!(DEFAULT_PIPELINE)),
-        ("processors", json!([])),
-        ("outputs", json!([])),
-        ("batch_size", json!(DEFAULT_BATCH_SIZE)),
-    ] {
-        pipeline.entry(field).or_insert(default);
+/// The pipeline as it is sent and compared.
+fn pipeline_of(written: &Written) -> Value {
+    serde_json::to_value(written.manifest.pipeline()).expect("it was read from JSON or YAML")
+}
+
+/// Makes a pointer to a field of the draft one to a field of the file.
+fn in_the_file(mut error: ApiError, written: &Written) -> ApiError {
+    if let ApiError::Refused {
+        pointer: Some(pointer),
+        ..
+    } = &mut error
+    {
+        *pointer = written.pointer_in_the_file(pointer, "");
     }
-    Value::Object(pipeline)
+    error
+}
+
+/// The query of the publish.
+fn query_of(args: &ApplyArgs) -> Result<String, ManifestCommandError> {
+    if args.wait != "0" {
+        units::duration(&args.wait).map_err(|message| ManifestCommandError::InvalidFlag {
+            flag: "wait",
+            message,
+        })?;
+    }
+    // Only for its query.
+    let mut url = reqwest::Url::parse("http://gate/").expect("a URL");
+    url.query_pairs_mut().append_pair("wait", &args.wait);
+    if let Some(comment) = &args.comment {
+        url.query_pairs_mut().append_pair("comment", comment);
+    }
+    if args.allow_removal {
+        url.query_pairs_mut().append_pair("allow_removal", "true");
+    }
+    Ok(url.query().unwrap_or_default().to_owned())
 }
 
 /// Leaves out of what is live the digests that the file does not name: publishing adds them.

@@ -7,7 +7,8 @@
 //! ```text
 //! lock                 held while the store is open; two gates cannot share a directory
 //! draft.json           a pipeline, and the revision that was live when it was saved; missing until
-//!                      the first edit. A rollback after that revision makes it void.
+//!                      the first edit. A rollback after that revision makes it void, so a
+//!                      rollback that leaves it alone writes its own number there.
 //! live.json            a manifest; missing until the first publish
 //! revisions/<n>.json   the manifest of that revision, for the last hundred
 //! modules.json         the modules that have a name; missing until the first upload
@@ -223,6 +224,22 @@ impl Embedded {
         let bytes = sealed("the manifest", manifest)?;
         let mut kept = self.kept.lock();
         check_next(&kept.live, manifest)?;
+        let edited = kept
+            .draft
+            .as_ref()
+            .filter(|draft| !draft.is_published_as(kept.live.pipeline()));
+        if manifest.rolled_back_to.is_some()
+            && let Some(draft) = edited
+        {
+            // Before the rollback, which makes drafts of an earlier time void.
+            let saved = SavedDraft {
+                pipeline: draft.clone(),
+                saved_at_revision: manifest.revision,
+            };
+            let draft = sealed("the draft", &saved)?;
+            replace_file(&self.directory, "draft.json", &draft)?;
+        }
+        let was_edited = edited.is_some();
         let revision_file = format!("{}.json", manifest.revision);
         replace_file(&self.directory.join("revisions"), &revision_file, &bytes)?;
         if let Err(err) = replace_file(&self.directory, "live.json", &bytes) {
@@ -230,7 +247,7 @@ impl Embedded {
             return Err(err);
         }
         kept.live = manifest.clone();
-        if manifest.rolled_back_to.is_some() {
+        if manifest.rolled_back_to.is_some() && !was_edited {
             kept.draft = None;
             // It is void already.
             if let Err(err) = remove_file(&self.directory.join("draft.json")) {
@@ -871,26 +888,29 @@ mod tests {
 
     #[test]
     fn crash_during_a_rollback_leaves_before_or_after() {
-        let mut draft = Pipeline::empty();
-        draft.processors.push(rule(7));
+        let mut edited = Pipeline::empty();
+        edited.processors.push(rule(7));
         let mut back = manifest(2);
         back.rolled_back_to = Some(1);
-        at_every_crash_point(
-            |dir| {
-                let store = Embedded::open(dir).unwrap();
-                store.publish(&manifest(1)).unwrap();
-                store.save_draft(&draft, &store.draft()).unwrap();
-            },
-            |store| store.publish(&back),
-            |store, done| {
-                if store.live() == back {
-                    assert_eq!(store.draft(), *back.pipeline());
-                } else {
-                    assert!(!done);
-                    assert_eq!((store.live(), store.draft()), (manifest(1), draft.clone()));
-                }
-            },
-        );
+        let as_live = manifest(1).pipelines.remove(0);
+        for (draft, after) in [(&edited, &edited), (&as_live, back.pipeline())] {
+            at_every_crash_point(
+                |dir| {
+                    let store = Embedded::open(dir).unwrap();
+                    store.publish(&manifest(1)).unwrap();
+                    store.save_draft(draft, &store.draft()).unwrap();
+                },
+                |store| store.publish(&back),
+                |store, done| {
+                    if store.live() == back {
+                        assert_eq!(store.draft(), *after);
+                    } else {
+                        assert!(!done);
+                        assert_eq!((store.live(), store.draft()), (manifest(1), draft.clone()));
+                    }
+                },
+            );
+        }
     }
 
     #[test]

@@ -85,8 +85,12 @@ impl Memory {
         encode("the manifest", manifest)?;
         let mut kept = self.kept.lock();
         check_next(&kept.live, manifest)?;
+        let was_edited = kept
+            .draft
+            .as_ref()
+            .is_some_and(|draft| !draft.is_published_as(kept.live.pipeline()));
         kept.live = manifest.clone();
-        if manifest.rolled_back_to.is_some() {
+        if manifest.rolled_back_to.is_some() && !was_edited {
             kept.draft = None;
         }
         kept.revisions.insert(manifest.revision, manifest.clone());

@@ -295,7 +295,10 @@ impl Redis {
             }
             let lines = self.encode(Kind::History, "the history", history)?;
             changes.set(HISTORY, lines);
-            if manifest.rolled_back_to.is_some() {
+            let live = snapshot.live.pipeline();
+            let draft = snapshot.draft.as_ref();
+            let was_edited = draft.is_some_and(|draft| !draft.is_published_as(live));
+            if manifest.rolled_back_to.is_some() && !was_edited {
                 snapshot.draft = None;
                 changes.delete(DRAFT);
             }
@@ -316,6 +319,23 @@ impl Redis {
             Some(Reply::Int(told)) => Ok(usize::try_from(*told).unwrap_or(0)),
             _ => Ok(0),
         }
+    }
+
+    /// Whether the live manifest in Redis is that revision, and its modules are there.
+    pub(super) fn holds(&self, revision: u64) -> Result<bool, StoreError> {
+        self.run(|connection| {
+            let text = get(connection, CONFIG, MAX_DOCUMENT_BYTES)?;
+            let Ok(found) = self.parse_manifest(&text) else {
+                return Ok(false);
+            };
+            for digest in pinned_digests(found.pipeline()) {
+                let there: bool = cmd("EXISTS").arg(module_key(digest)).query(connection)?;
+                if !there {
+                    return Ok(false);
+                }
+            }
+            Ok(found.revision == revision)
+        })
     }
 
     pub(super) fn revisions(&self) -> Result<Vec<RevisionSummary>, StoreError> {

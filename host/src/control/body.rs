@@ -18,6 +18,7 @@ use serde_path_to_error::Segment;
 use tokio::time;
 
 use super::error::Problem;
+use crate::{manifest::written, nearest::with_suggestion};
 
 /// Largest body of a request, in bytes; a larger one is answered with 413. A rule is some hundred
 /// bytes, so this is room for thousands of them in one `PUT /rules`.
@@ -106,7 +107,8 @@ async fn read_within(
 /// Parses a body.
 ///
 /// # Errors
-/// 400 if it is not JSON, with where; 422 if it is JSON of another shape, with a pointer.
+/// 400 if it is not JSON, with where; 422 if it is JSON of another shape, with a pointer, or has a
+/// key twice in one object.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|err| {
@@ -118,6 +120,8 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         }
     })?;
     reader.end().map_err(|err| not_json(&err))?;
+    // Of a key that stands twice in a map, one value would silently be lost.
+    written::read_json(bytes).map_err(|err| wrong_shape(&err, String::new()))?;
     Ok(value)
 }
 
@@ -173,7 +177,8 @@ fn not_json(err: &serde_json::Error) -> Problem {
 }
 
 fn wrong_shape(err: &serde_json::Error, pointer: String) -> Problem {
-    let detail = format!("the body does not have the expected shape: {err}");
+    let found = with_suggestion(err.to_string());
+    let detail = format!("the body does not have the expected shape: {found}");
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_shape", detail).at(pointer)
 }
 

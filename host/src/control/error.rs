@@ -258,7 +258,11 @@ impl IntoResponses for NotBuildable {
 
 impl IntoResponses for PublishConflict {
     fn responses() -> Described {
-        describe([("409", "somebody else published in between")])
+        describe([(
+            "409",
+            "somebody else published in between, or it would remove the last rule that protects \
+             privacy or all outputs",
+        )])
     }
 }
 

@@ -27,7 +27,11 @@ use crate::{
     config_store::{ConfigStore, RevisionSummary},
     fleet::Node,
     gate::{Change, check_output, check_rule},
-    manifest::{FORMAT_VERSION, Invalid, Manifest, Pipeline, check_pipeline, name_outputs},
+    manifest::{
+        FORMAT_VERSION, Invalid, Manifest, Pipeline, Rule, check_pipeline, name_outputs,
+        written::check_pipeline_keys,
+    },
+    nearest::with_suggestion,
 };
 
 /// How long a publish waits for the other gates if the client does not say.
@@ -35,6 +39,9 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(2);
 
 /// Longest time that a client may have it wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest comment on a revision, in characters.
+const MAX_COMMENT_CHARS: usize = 200;
 
 /// Times between two looks at what the other gates say: short at first, for most are quick.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -68,7 +75,8 @@ pub(super) struct Valid {
 /// The answer when the draft was published.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Published {
-    /// `published`, or `rolled_back`.
+    /// `published`, `rolled_back`, or `unchanged` if the draft is live already: then nothing was
+    /// published.
     status: &'static str,
     /// The revision that is live now.
     revision: u64,
@@ -78,9 +86,13 @@ pub(super) struct Published {
     subscribers_notified: usize,
     /// How each of them did.
     gates: Vec<Applied>,
+    /// Of a rollback: `kept` if the draft has edits that were not published and was left alone;
+    /// `replaced` if it is the revision that is live now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft: Option<&'static str>,
     /// What was live before and is now, for the audit log.
     #[serde(skip)]
-    replaced: Difference,
+    replaced: Option<Difference>,
 }
 
 /// What a gate made of a publish.
@@ -98,10 +110,33 @@ pub(super) struct Applied {
     reason: Option<String>,
 }
 
-/// How long to wait for the other gates.
+/// The query of a publish or a rollback.
 #[derive(Debug, Deserialize)]
-pub(super) struct WaitQuery {
+#[serde(deny_unknown_fields)]
+pub(super) struct PublishQuery {
+    /// How long to wait for the other gates.
     wait: Option<String>,
+    /// Kept with the revision.
+    comment: Option<String>,
+    /// Whether the last rule that protects privacy, or all outputs, may go.
+    allow_removal: Option<bool>,
+    /// Whether to publish what is live already.
+    republish: Option<bool>,
+}
+
+/// Who sends a request: the name of a token. Whoever authenticates requests puts it into their
+/// extensions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Author(pub(super) Option<String>);
+
+/// How a revision is to be published.
+#[derive(Debug, Default)]
+struct Terms {
+    wait: Duration,
+    author: Option<String>,
+    comment: Option<String>,
+    allow_removal: bool,
+    republish: bool,
 }
 
 /// The answer when the draft was replaced.
@@ -169,7 +204,9 @@ pub(super) async fn replace_draft(
     request: Request,
 ) -> Result<Json<DraftReplaced>, Problem> {
     let bytes = body::read_up_to(request, MAX_DRAFT_BYTES).await?;
-    let mut pipeline: Pipeline = body::parse(&bytes)?;
+    let value: serde_json::Value = body::parse(&bytes)?;
+    check_pipeline_keys(&value)?;
+    let mut pipeline: Pipeline = body::parse_value(value)?;
     name_outputs(&mut pipeline.outputs);
     let checked = state.check(move |shared| {
         let (store, policy) = (&shared.store, shared.gate.output_policy());
@@ -217,7 +254,7 @@ pub(super) async fn validate(
     // Nothing in it is asked for; it is read so that a client which sends one gets its answer.
     body::read(request).await?;
     let valid = state.check(|shared| {
-        let manifest = next_manifest(shared, &shared.store.draft()?)?;
+        let manifest = next_manifest(shared, &shared.store.draft()?, &Terms::default())?;
         check_outputs(shared, &manifest)?;
         shared
             .gate
@@ -235,10 +272,25 @@ pub(super) async fn validate(
 /// Makes the draft live as the next revision.
 ///
 /// It is built first, then stored, then applied; a failure on the way changes nothing. Other gates
-/// on the same config store are told, and their outcome is waited for.
+/// on the same config store are told, and their outcome is waited for. A draft that is live already
+/// is not published again. One without the last rule that protects privacy, or without any output,
+/// is refused unless `allow_removal` is given.
 #[utoipa::path(
     post, path = "/publish", tag = "publish",
-    params(("wait" = Option<String>, Query, description = "How long to wait for other gates, 0 to 30s; 2s if it is left out", example = "500ms")),
+    params(
+        ("wait" = Option<String>, Query,
+         description = "How long to wait for other gates, 0 to 30s; 2s if it is left out",
+         example = "500ms"),
+        ("comment" = Option<String>, Query,
+         description = "Kept with the revision; up to 200 characters", example = "ticket 42"),
+        ("allow_removal" = Option<bool>, Query,
+         description = "Publish also what removes the last rule that protects privacy, or all \
+                        outputs",
+         example = false),
+        ("republish" = Option<bool>, Query,
+         description = "Publish also what is live already: rules read their key files again",
+         example = false)
+    ),
     responses(
         (status = 200, description = "The draft is live", body = Published, example = json!({
             "status": "published",
@@ -247,6 +299,8 @@ pub(super) async fn validate(
                 "version": "1.0",
                 "revision": 1,
                 "timestamp": 1767225600.0,
+                "comment": "ticket 42",
+                "digest": "sha256:0f343b0931126a20f133d67c2b018a3b5e8c7d4f1a2b3c4d5e6f708192a3b4c5",
                 "pipelines": [{
                     "name": "default_pipeline",
                     "processors": [{"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}],
@@ -266,13 +320,16 @@ pub(super) async fn validate(
 )]
 pub(super) async fn publish(
     State(state): State<ControlState>,
-    query: Result<Query<WaitQuery>, QueryRejection>,
+    query: Result<Query<PublishQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Published>, Problem> {
-    let wait = wait_of(query)?;
+    let terms = terms_of(query, &request)?;
     body::read(request).await?;
-    let published = state.publishing(publish_draft).await?;
-    audit::note_live(published.replaced);
+    let wait = terms.wait;
+    let published = state
+        .publishing(move |shared| publish_draft(shared, &terms))
+        .await?;
+    published.replaced.map(audit::note_live);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
@@ -282,9 +339,11 @@ pub(super) async fn publish(
     responses(
         (
             status = 200, description = "What was published",
-            body = [RevisionSummary], example = json!([
-            {"revision": 1, "timestamp": 1767225600.0, "rules": 1, "outputs": 0}
-        ])),
+            body = [RevisionSummary], example = json!([{
+                "revision": 1, "timestamp": 1767225600.0, "rules": 1, "outputs": 0,
+                "comment": "ticket 42",
+                "digest": "sha256:0f343b0931126a20f133d67c2b018a3b5e8c7d4f1a2b3c4d5e6f708192a3b4c5"
+            }])),
         StoreFailed,
     )
 )]
@@ -332,14 +391,22 @@ pub(super) async fn show_revision(
 
 /// Makes an earlier revision live again, as the next one, with the code that its WASM rules had.
 ///
-/// The draft becomes that revision too, and its WASM rules stay pinned to their `digest`: so the
-/// next publish of something else does not bring newer code back by accident. To follow the name of
+/// A draft with edits that were not published is left alone. Otherwise the draft becomes that
+/// revision too, and its WASM rules stay pinned to their `digest`: so the next publish of something
+/// else does not bring newer code back by accident. To follow the name of
 /// the module again, leave the `digest` out of the rule.
 #[utoipa::path(
     post, path = "/revisions/{revision}/rollback", tag = "publish",
     params(
         ("revision" = u64, Path, description = "Number of the revision", example = 1),
-        ("wait" = Option<String>, Query, description = "How long to wait for other gates, 0 to 30s; 2s if it is left out", example = "500ms")
+        ("wait" = Option<String>, Query,
+         description = "How long to wait for other gates, 0 to 30s; 2s if it is left out",
+         example = "500ms"),
+        ("comment" = Option<String>, Query,
+         description = "Kept with the revision; up to 200 characters", example = "ticket 42"),
+        ("allow_removal" = Option<bool>, Query,
+         description = "Go back also to what has no rule that protects privacy, or no output",
+         example = false)
     ),
     responses(
         (status = 200, description = "The revision is live again", body = Published, example = json!({
@@ -355,7 +422,8 @@ pub(super) async fn show_revision(
                 }]
             },
             "subscribers_notified": 1,
-            "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}]
+            "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}],
+            "draft": "replaced"
         })),
         BodyProblems,
         NotFound,
@@ -368,39 +436,134 @@ pub(super) async fn show_revision(
 pub(super) async fn rollback(
     State(state): State<ControlState>,
     Id(revision): Id,
-    query: Result<Query<WaitQuery>, QueryRejection>,
+    query: Result<Query<PublishQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Published>, Problem> {
-    let wait = wait_of(query)?;
+    let terms = terms_of(query, &request)?;
     body::read(request).await?;
+    let wait = terms.wait;
     // What is not a number is the name of no revision.
     let Ok(to) = revision.parse() else {
         return Err(Problem::unknown("revision", "unknown_revision", &revision));
     };
     let published = state
-        .publishing(move |shared| roll_back(shared, to))
+        .publishing(move |shared| roll_back(shared, to, &terms))
         .await?;
-    audit::note_live(published.replaced);
+    published.replaced.map(audit::note_live);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
-/// Publishes the draft. Only one at a time.
-fn publish_draft(shared: &Shared) -> Result<Published, Problem> {
+/// Publishes the draft, if it is not live already. Only one at a time.
+fn publish_draft(shared: &Shared, terms: &Terms) -> Result<Published, Problem> {
     let change = shared.gate.begin_change();
-    let manifest = next_manifest(shared, &shared.store.draft()?)?;
+    let manifest = next_manifest(shared, &shared.store.draft()?, terms)?;
+    // Also of what is live: an earlier version may have let it in.
+    check_outputs(shared, &manifest)?;
+    let live = shared.store.live()?;
+    if !terms.republish && is_live(shared, &live, manifest.pipeline())? {
+        return Ok(unchanged(shared, live));
+    }
+    check_removal(&live, manifest.pipeline(), terms)?;
     publish_manifest(shared, &change, manifest)
 }
 
-/// Publishes what was published before, and makes it the draft.
-fn roll_back(shared: &Shared, to: u64) -> Result<Published, Problem> {
+/// Whether a publish of the pipeline would change nothing, here or in the store.
+fn is_live(shared: &Shared, live: &Manifest, pipeline: &Pipeline) -> Result<bool, Problem> {
+    let is_same = live.revision > 0 && live.pipeline() == pipeline;
+    Ok(is_same
+        && shared.gate.is_ready()
+        && shared.gate.revision() == live.revision
+        && shared.store.holds(live.revision)?)
+}
+
+/// The answer when there is nothing to publish.
+fn unchanged(shared: &Shared, live: Manifest) -> Published {
+    Published {
+        status: "unchanged",
+        revision: live.revision,
+        manifest: live,
+        subscribers_notified: 0,
+        gates: vec![Applied {
+            id: shared.gate.id().to_owned(),
+            status: "applied",
+            apply_ms: None,
+            reason: None,
+        }],
+        draft: None,
+        replaced: None,
+    }
+}
+
+/// Refuses to take away the last rule that protects privacy, or all outputs, by accident.
+fn check_removal(live: &Manifest, next: &Pipeline, terms: &Terms) -> Result<(), Problem> {
+    if terms.allow_removal {
+        return Ok(());
+    }
+    let live = live.pipeline();
+    let names = |ids: Vec<&str>| {
+        let shown: Vec<String> = ids.iter().take(10).map(|id| format!("`{id}`")).collect();
+        let rest = ids.len() - shown.len();
+        match rest {
+            0 => shown.join(", "),
+            rest => format!("{} and {rest} more", shown.join(", ")),
+        }
+    };
+    let protecting: Vec<&str> = live
+        .processors
+        .iter()
+        .filter(|rule| rule.always_protects())
+        .map(|rule| rule.id.as_str())
+        .collect();
+    let mut removed = Vec::new();
+    let mut pointer = "/outputs";
+    if !protecting.is_empty() && !next.processors.iter().any(Rule::always_protects) {
+        pointer = "/processors";
+        removed.push(format!(
+            "no rule would protect privacy any more (removed, disabled, set to bypass or to only \
+             count: {})",
+            names(protecting)
+        ));
+    }
+    if !live.outputs.is_empty() && next.outputs.is_empty() {
+        let outputs = live
+            .outputs
+            .iter()
+            .map(|output| output.id.as_str())
+            .collect();
+        removed.push(format!(
+            "no output would be left, and events would go to the console (removed: {})",
+            names(outputs)
+        ));
+    }
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "nothing was published: {}. If this is meant, add `?allow_removal=true`, or use \
+         `streamgate apply --allow-removal`",
+        removed.join("; ")
+    );
+    Err(Problem::new(StatusCode::CONFLICT, "removal_not_allowed", detail).at(pointer))
+}
+
+/// Publishes what was published before, and makes it the draft if that has no edits.
+fn roll_back(shared: &Shared, to: u64, terms: &Terms) -> Result<Published, Problem> {
     let unknown = || Problem::unknown("revision", "unknown_revision", &to.to_string());
     let found = shared.store.revision(to)?.ok_or_else(unknown)?;
     let change = shared.gate.begin_change();
-    let mut manifest = next_manifest(shared, found.pipeline())?;
+    let mut manifest = next_manifest(shared, found.pipeline(), terms)?;
     manifest.rolled_back_to = Some(to);
+    check_removal(&shared.store.live()?, manifest.pipeline(), terms)?;
     let published = publish_manifest(shared, &change, manifest)?;
+    // It is done, whatever becomes of the question.
+    let draft = shared.store.draft().ok();
+    let draft = draft.map(|draft| match draft == *published.manifest.pipeline() {
+        true => "replaced",
+        false => "kept",
+    });
     Ok(Published {
         status: "rolled_back",
+        draft,
         ..published
     })
 }
@@ -462,7 +625,8 @@ fn publish_manifest(
         manifest,
         subscribers_notified,
         gates: vec![applied],
-        replaced,
+        draft: None,
+        replaced: Some(replaced),
     })
 }
 
@@ -525,21 +689,26 @@ fn outcome(node: &Node, revision: u64) -> Applied {
     }
 }
 
-/// Reads `?wait=`.
-fn wait_of(query: Result<Query<WaitQuery>, QueryRejection>) -> Result<Duration, Problem> {
+/// Reads the query of a publish, and who sends it.
+fn terms_of(
+    query: Result<Query<PublishQuery>, QueryRejection>,
+    request: &Request,
+) -> Result<Terms, Problem> {
     let refuse = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail);
     let Query(query) = query.map_err(|error| {
         let found = error.body_text();
+        let found = with_suggestion(found);
         refuse(format!(
-            "the query is not of the form `?wait=500ms`: {found}"
+            "the query cannot be read; `wait`, `comment`, `allow_removal` and `republish` may be \
+             in it: {found}"
         ))
     })?;
-    let Some(text) = query.wait else {
-        return Ok(DEFAULT_WAIT);
-    };
-    let wait = match text.as_str() {
-        "0" => Duration::ZERO,
-        text => units::duration(text).map_err(|message| refuse(format!("`wait`: {message}")))?,
+    let wait = match query.wait.as_deref() {
+        None => DEFAULT_WAIT,
+        Some("0") => Duration::ZERO,
+        Some(text) => {
+            units::duration(text).map_err(|message| refuse(format!("`wait`: {message}")))?
+        }
     };
     if wait > MAX_WAIT {
         return Err(refuse(format!(
@@ -548,11 +717,28 @@ fn wait_of(query: Result<Query<WaitQuery>, QueryRejection>) -> Result<Duration, 
             MAX_WAIT.as_secs()
         )));
     }
-    Ok(wait)
+    let comment = query.comment.filter(|comment| !comment.is_empty());
+    if let Some(comment) = &comment {
+        let count = comment.chars().count();
+        if count > MAX_COMMENT_CHARS || comment.chars().any(char::is_control) {
+            return Err(refuse(format!(
+                "`comment` has {count} characters; expected at most {MAX_COMMENT_CHARS}, and no \
+                 control characters"
+            )));
+        }
+    }
+    let author = request.extensions().get::<Caller>();
+    Ok(Terms {
+        wait,
+        author: author.and_then(|author| author.0.clone()),
+        comment,
+        allow_removal: query.allow_removal.unwrap_or(false),
+        republish: query.republish.unwrap_or(false),
+    })
 }
 
 /// The manifest that a pipeline makes if it is published now: its rules are pinned.
-fn next_manifest(shared: &Shared, pipeline: &Pipeline) -> Result<Manifest, Problem> {
+fn next_manifest(shared: &Shared, pipeline: &Pipeline, terms: &Terms) -> Result<Manifest, Problem> {
     let mut pipeline = pipeline.clone();
     pins::pin(&mut pipeline, &shared.store.modules()?)?;
     // A clock before 1970 is wrong, and no reason to refuse a publish.
@@ -564,6 +750,9 @@ fn next_manifest(shared: &Shared, pipeline: &Pipeline) -> Result<Manifest, Probl
         revision: shared.store.next_revision()?,
         timestamp: now.as_secs_f64(),
         rolled_back_to: None,
+        author: terms.author.clone(),
+        comment: terms.comment.clone(),
+        digest: Some(pipeline.digest()),
         pipelines: vec![pipeline],
     })
 }

@@ -42,6 +42,7 @@ pub(super) struct BatchSizeSaved {
 
 /// `?size=`; a string, for a better message than that of a number.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct SizeQuery {
     size: Option<String>,
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use streamgate_guest::{Batch, Tally, Verdict};
 use streamgate_processors::{
     Builtin, DropAccount, Filter, FusedFilters, Notes, OnError as ProcessorOnError, Redact,
-    is_privacy,
+    check_texts, is_privacy,
 };
 use utoipa::ToSchema;
 
@@ -25,6 +25,7 @@ use crate::{
     config_store::StoreError,
     digest::Digest,
     manifest::{Invalid, OnError, OnOverload, Rule, WASM},
+    nearest::nearest,
     wasm::{Module, Params, Ran, Reason, Runner, Wasm, WasmRule, WasmStatus},
 };
 
@@ -657,10 +658,31 @@ fn fuse(steps: &[Step]) -> Vec<(Range<usize>, Fused)> {
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
 pub fn check_rule(rule: &Rule) -> Result<(), Invalid> {
-    match rule.kind.as_str() {
-        WASM => check_wasm(rule).map(drop),
-        _ => build_rule(rule).map(drop),
+    if rule.kind == WASM {
+        return check_wasm(rule).map(drop);
     }
+    if !streamgate_processors::TYPES.contains(&rule.kind.as_str()) {
+        return Err(unknown_type(&rule.kind));
+    }
+    build_rule(rule)?;
+    // Stored rules that have it so are still built.
+    check_texts(&rule.kind, &rule.params)
+        .map_err(|error| Invalid::new(error.code, error.pointer, error.message))
+}
+
+/// Says which types there are; the native processors do not know of `wasm`.
+fn unknown_type(kind: &str) -> Invalid {
+    let shown: String = kind.chars().take(60).collect();
+    let types = streamgate_processors::TYPES.iter().chain([&WASM]);
+    let list: Vec<String> = types.clone().map(|name| format!("`{name}`")).collect();
+    let mut message = format!(
+        "rule type is `{shown}`; expected one of {}",
+        list.join(", ")
+    );
+    if let Some(name) = nearest(kind, types.copied()) {
+        message.push_str(&format!("; did you mean `{name}`?"));
+    }
+    Invalid::new("unknown_rule_type", "/type", message)
 }
 
 fn build_rule(rule: &Rule) -> Result<Builtin, Invalid> {

@@ -11,8 +11,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::manifest::{
-    DEFAULT_BATCH_SIZE, DEFAULT_PIPELINE, FORMAT_VERSION, Invalid, Manifest, parse_manifest,
+use crate::{
+    digest::Digest,
+    manifest::{
+        DEFAULT_BATCH_SIZE, DEFAULT_PIPELINE, FORMAT_VERSION, Invalid, Manifest, parse_manifest,
+    },
 };
 
 /// The rule types that the seed knows.
@@ -57,7 +60,14 @@ pub(super) fn read(text: &[u8]) -> Result<Manifest, Invalid> {
     let mut document: Value = serde_json::from_slice(text)
         .map_err(|error| Invalid::new("invalid_manifest", "", error.to_string()))?;
     if let Value::Object(manifest) = &mut document {
-        manifest.retain(|_, value| !value.is_null());
+        // Another program may mean something else by these.
+        manifest.retain(|field, value| match field.as_str() {
+            "author" | "comment" => value.is_string(),
+            "digest" => value
+                .as_str()
+                .is_some_and(|text| text.parse::<Digest>().is_ok()),
+            _ => !value.is_null(),
+        });
         manifest
             .entry("version")
             .or_insert_with(|| FORMAT_VERSION.into());
@@ -143,6 +153,7 @@ mod tests {
     fn what_the_seed_writes_is_read() {
         let manifest = read(
             br#"{"version": "1.0", "timestamp": 1700000000.25, "by": "someone",
+                "author": {"name": "someone"}, "comment": 7, "digest": "of another kind",
                 "pipelines": [{"name": "default_pipeline", "batch_size": 0, "outputs": null,
                     "processors": [{"id": "a", "type": "filter", "params": {"value": "DEBUG"},
                         "description": null, "order": 3}]}]}"#,
