@@ -4,6 +4,7 @@ mod apply;
 mod bad_input;
 mod books;
 mod chaos;
+mod destinations;
 mod docs;
 mod file_output;
 mod fleet;

@@ -3,7 +3,6 @@
 //! become dead letters and do not arrive.
 
 use std::{
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{HttpReceiver, Received, Reply, Request, Setup, decompressed, eventually};
+use crate::support::{
+    HttpReceiver, Received, Reply, Request, Setup, decompressed, eventually, replace_in_files,
+};
 
 /// An event as a receiver has it: what it says, and its time in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq)]
@@ -524,17 +525,4 @@ fn live_config_with_a_header_that_is_refused_now_runs_without_it() {
         .json();
     assert_eq!(problem["code"], "reserved_header", "{problem}");
     gate.stop();
-}
-
-fn replace_in_files(folder: &Path, from: &str, to: &str) {
-    for entry in std::fs::read_dir(folder).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
-        if path.is_dir() {
-            replace_in_files(&path, from, to);
-        } else if let Ok(text) = std::fs::read_to_string(&path) {
-            // Without a checksum it is a file of version 0.1.
-            let document = text.split("\n#streamgate-store ").next().unwrap_or(&text);
-            std::fs::write(&path, document.replace(from, to)).expect("it is ours");
-        }
-    }
 }

@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -116,7 +117,8 @@ pub struct Settings {
     /// read and there is no last good config
     #[arg(long, env = "STREAMGATE_START_EMPTY")]
     pub start_empty: bool,
-    /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
+    /// Let outputs send to link-local and metadata addresses, where clouds keep the credentials of the
+    /// machine
     #[arg(long, env = "STREAMGATE_ALLOW_LINK_LOCAL")]
     pub allow_link_local: bool,
     /// The name of this gate [default: its host name]
@@ -281,6 +283,7 @@ impl Config {
             folder: folder(spool, "outputs"),
             files: folder(files, "files"),
             allow_link_local: given.allow_link_local || file.allow_link_local,
+            listeners: Arc::default(),
         };
         let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
         let udp = given.udp.or(port(seed.udp_port)).or(file.udp);

@@ -30,7 +30,7 @@ use crate::{
 
 pub use claim::{ClaimError, claim};
 pub use dead_letters::DeadLetter;
-pub use destination::OutputPolicy;
+pub use destination::{OutputPolicy, OwnListeners};
 pub use lifecycle::Registry;
 pub use queue::{Delivery, Origin};
 pub use settings::{OutputSettings, Target};
@@ -49,6 +49,7 @@ mod queue;
 mod runner;
 mod secret;
 mod settings;
+mod shown;
 mod spooling;
 mod tcp;
 mod timestamp;
@@ -114,6 +115,10 @@ pub struct OutputStatus {
     pub queued_bytes: usize,
     /// The most that they may hold; beyond it events are discarded and counted.
     pub queue_limit_bytes: usize,
+    /// What publishing this output again would be refused for; it runs because it was live before
+    /// the gate asked for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What went wrong last, if anything did since the last success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -196,6 +201,9 @@ impl Launcher {
             limit_bytes,
             Arc::clone(&self.room),
         ));
+        for warning in &settings.warnings {
+            warn!(output = %id, warning, "an output runs that could not be published again");
+        }
         let account = self.books.open_output();
         let name = NamedOutput {
             id: id.to_owned(),
@@ -252,6 +260,7 @@ impl OutputHandle {
             queued_events: name.account.queued(),
             queued_bytes,
             queue_limit_bytes,
+            warnings: self.settings.warnings.clone(),
             last_error: self.state.last_error.lock().clone().or_else(of_spool),
             spool,
             dead_letters,
@@ -485,14 +494,13 @@ impl FanOut {
     }
 }
 
-/// Builds an output's settings and throws them away; the pointer of a fault starts at the output.
+/// Checks an output that is edited or published; the pointer of a fault starts at the output. It is
+/// asked for more than an output that is live already.
 ///
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
 pub fn check_output(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {
     let settings = OutputSettings::parse(output, policy)?;
-    match &settings.target {
-        Target::Http(http) => settings::check_headers(output, &http.format),
-        Target::Console | Target::File(_) | Target::Tcp(_) => Ok(()),
-    }
+    let mut faults = settings::faults(output, &settings, policy).into_iter();
+    faults.next().map_or(Ok(()), Err)
 }

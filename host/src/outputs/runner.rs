@@ -260,11 +260,13 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
         }
         Target::Http(settings) => {
             // Made before the lanes are, which then begin at once.
-            let client = HttpRequests::client(&settings, &launcher.policy);
+            let policy = launcher.policy.clone();
+            let client = HttpRequests::client(&settings, &policy);
             let shared = Arc::new(settings);
             Open::InTask(Arc::new(move || match &client {
                 Ok(client) => {
-                    let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
+                    let requests =
+                        HttpRequests::new(client.clone(), Arc::clone(&shared), policy.clone());
                     Sender::Http(Box::new(requests))
                 }
                 Err(error) => Sender::Broken(error.clone()),

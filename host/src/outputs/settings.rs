@@ -23,7 +23,7 @@
 //! | | `dead_letters` | `{"max_bytes"}`: where events are kept that will never be taken; `false` keeps none | 16 MiB |
 //! | | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::header::HeaderName;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -31,9 +31,10 @@ use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::{
-    destination::{OutputPolicy, refused},
+    destination::OutputPolicy,
     format::cloudwatch::CloudWatchSettings,
     secret::Template,
+    shown::one_line,
     tls::{self, TlsSettings},
 };
 use crate::{
@@ -41,9 +42,11 @@ use crate::{
     manifest::{Invalid, Output, pointer_of},
 };
 
+mod check;
 mod file;
 mod vendors;
 
+pub(super) use check::faults;
 pub(super) use file::FileSettings;
 
 /// Time between two `fsync`s of a spool; Vector's too.
@@ -61,6 +64,8 @@ pub struct OutputSettings {
     pub target: Target,
     /// What is done when they do not get there.
     pub delivery: DeliverySettings,
+    /// What an edit of this output would be refused for; it runs because it did before.
+    pub warnings: Vec<String>,
 }
 
 /// Where events go, by type.
@@ -368,7 +373,7 @@ impl OutputSettings {
                 given.kind.to_owned()
             }
             unknown => {
-                let shown: String = unknown.chars().take(60).collect();
+                let shown = one_line(unknown, 60);
                 return Err(Invalid::new(
                     "unknown_output_type",
                     "/type",
@@ -379,19 +384,26 @@ impl OutputSettings {
         let delivery = parse_delivery(&given.take(&DELIVERY_FIELDS)?, policy)?;
         let target = match target.as_str() {
             "file" => Target::File(file::parse(&given.rest()?, policy)?),
-            "tcp" => Target::Tcp(parse_tcp(given.rest()?, policy)?),
+            "tcp" => Target::Tcp(parse_tcp(given.rest()?)?),
             kind => {
                 let common = given.take(&REQUEST_FIELDS)?;
                 let http = match kind {
-                    "datadog" => vendors::datadog(given.rest()?, common, policy)?,
-                    "newrelic" => vendors::newrelic(given.rest()?, common, policy)?,
-                    "cloudwatch" => vendors::cloudwatch(given.rest()?, common, policy)?,
-                    _ => parse_http(&given.rest()?, common, policy)?,
+                    "datadog" => vendors::datadog(given.rest()?, common)?,
+                    "newrelic" => vendors::newrelic(given.rest()?, common)?,
+                    "cloudwatch" => vendors::cloudwatch(given.rest()?, common)?,
+                    _ => parse_http(&given.rest()?, common)?,
                 };
                 Target::Http(http)
             }
         };
-        Ok(Self { target, delivery })
+        let mut settings = Self {
+            target,
+            delivery,
+            warnings: Vec::new(),
+        };
+        let faults = faults(output, &settings, policy);
+        settings.warnings = faults.iter().map(ToString::to_string).collect();
+        Ok(settings)
     }
 
     /// The output that stands in when none is configured.
@@ -403,6 +415,7 @@ impl OutputSettings {
                 dead_letters: None,
                 give_up_after: DEFAULT_GIVE_UP_AFTER,
             },
+            warnings: Vec::new(),
         }
     }
 
@@ -451,27 +464,6 @@ fn owner_of(name: &str, of_format: &[&str]) -> Option<&'static str> {
     let vendors = of_format.iter().any(|own| is(own));
     own.map(|(_, owner)| *owner)
         .or(vendors.then_some("the type of the output sets it"))
-}
-
-/// Refuses header fields that are not for the settings to set.
-///
-/// # Errors
-/// [`Invalid`] at the first of them.
-pub(super) fn check_headers(output: &Output, format: &FormatSettings) -> Result<(), Invalid> {
-    let given = output.settings.get("headers").and_then(Value::as_object);
-    for name in given.into_iter().flat_map(Map::keys) {
-        if let Some(owner) = owner_of(name, format.own_headers()) {
-            return Err(Invalid::new(
-                "reserved_header",
-                header_pointer(name),
-                format!(
-                    "`headers` has `{name}`, but {owner}; expected names that neither HTTP nor the \
-                     output sets: remove it"
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl FormatSettings {
@@ -597,11 +589,10 @@ fn bytes_within(
     }
 }
 
-fn parse_tcp(fields: TcpFields, policy: &OutputPolicy) -> Result<TcpSettings, Invalid> {
+fn parse_tcp(fields: TcpFields) -> Result<TcpSettings, Invalid> {
     let TcpFields { address, tls } = fields;
     check_address(&address)?;
     let host = host_of(&address);
-    check_host(host, policy, "/address")?;
     if let Some(tls) = &tls {
         tls::check(tls)?;
         if rustls::pki_types::ServerName::try_from(host.to_owned()).is_err() {
@@ -622,7 +613,7 @@ fn check_address(address: &str) -> Result<(), Invalid> {
     if valid && address.len() <= 300 {
         return Ok(());
     }
-    let shown: String = address.chars().take(60).collect();
+    let shown = one_line(address, 60);
     Err(Invalid::new(
         "invalid_address",
         "/address",
@@ -630,6 +621,12 @@ fn check_address(address: &str) -> Result<(), Invalid> {
             "`address` is `{shown}`; expected `host:port`, for example `logs.example.com:5140`"
         ),
     ))
+}
+
+/// Returns the port of `host:port`.
+pub(super) fn port_of(address: &str) -> u16 {
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.and_then(|port| port.parse().ok()).unwrap_or_default()
 }
 
 /// Returns the host of `host:port`, an IPv6 address without its brackets.
@@ -640,24 +637,7 @@ pub(super) fn host_of(address: &str) -> &str {
         .unwrap_or(host)
 }
 
-/// Refuses an address that is written out and must not be sent to. Names are looked at when they
-/// are looked up.
-fn check_host(host: &str, policy: &OutputPolicy, pointer: &str) -> Result<(), Invalid> {
-    match host.parse::<IpAddr>() {
-        Ok(address) if !policy.allows(address) => Err(Invalid::new(
-            "forbidden_address",
-            pointer,
-            refused(host, address),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn parse_http(
-    fields: &HttpFields,
-    common: RequestFields,
-    policy: &OutputPolicy,
-) -> Result<HttpSettings, Invalid> {
+fn parse_http(fields: &HttpFields, common: RequestFields) -> Result<HttpSettings, Invalid> {
     let framing = fields.framing.unwrap_or(Framing::Lines);
     if fields.values.is_some() && framing == Framing::Lines {
         return Err(Invalid::new(
@@ -669,7 +649,7 @@ fn parse_http(
     }
     let values = fields.values.unwrap_or(Values::Any);
     let preset = Preset {
-        url: parse_url(&fields.url, "/url", policy)?,
+        url: parse_url(&fields.url, "/url")?,
         method: fields.method.unwrap_or(Method::Post),
         headers: Vec::new(),
         format: FormatSettings::Framed(framing, values),
@@ -751,12 +731,8 @@ impl Preset {
 }
 
 /// Reads a URL of a receiver.
-pub(super) fn parse_url(
-    given: &str,
-    pointer: &str,
-    policy: &OutputPolicy,
-) -> Result<reqwest::Url, Invalid> {
-    let shown: String = given.chars().take(100).collect();
+pub(super) fn parse_url(given: &str, pointer: &str) -> Result<reqwest::Url, Invalid> {
+    let shown = one_line(given, 100);
     let invalid = |cause: &str| {
         Invalid::new(
             "invalid_url",
@@ -776,10 +752,6 @@ pub(super) fn parse_url(
              send them in `headers`",
         ));
     }
-    // The parser has brought every way to write an address into the one that `IpAddr` reads.
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    check_host(host, policy, pointer)?;
     Ok(url)
 }
 

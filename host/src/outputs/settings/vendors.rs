@@ -24,9 +24,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    super::{format::cloudwatch::CloudWatchSettings, secret::Secret},
-    Compression, FormatSettings, HttpSettings, Invalid, Method, OutputPolicy, Preset,
-    RequestFields, Template, parse_url,
+    super::{format::cloudwatch::CloudWatchSettings, secret::Secret, shown::one_line},
+    Compression, FormatSettings, HttpSettings, Invalid, Method, Preset, RequestFields, Template,
+    parse_url,
 };
 
 /// The longest name of a log group or stream, and of a region.
@@ -50,12 +50,11 @@ pub(super) struct DatadogFields {
 pub(super) fn datadog(
     fields: DatadogFields,
     common: RequestFields,
-    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let site = fields.site.as_deref().unwrap_or("datadoghq.com");
     check_domain(site, "/site", "datadoghq.eu")?;
     let default = format!("https://http-intake.logs.{site}/api/v2/logs");
-    let mut url = endpoint(fields.endpoint.as_deref(), &default, policy)?;
+    let mut url = endpoint(fields.endpoint.as_deref(), &default)?;
     let tags = (!fields.tags.is_empty()).then(|| fields.tags.join(","));
     let parameters = [
         ("ddsource", fields.source),
@@ -101,7 +100,6 @@ enum NewRelicRegion {
 pub(super) fn newrelic(
     fields: NewRelicFields,
     common: RequestFields,
-    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     // Source: New Relic docs, "Introduction to the Log API".
     let default = match fields.region.unwrap_or(NewRelicRegion::Us) {
@@ -110,7 +108,7 @@ pub(super) fn newrelic(
         NewRelicRegion::Gov => "https://gov-log-api.newrelic.com/log/v1",
     };
     let preset = Preset {
-        url: endpoint(fields.endpoint.as_deref(), default, policy)?,
+        url: endpoint(fields.endpoint.as_deref(), default)?,
         method: Method::Post,
         headers: vec![key_header("api-key", &fields.license_key, "/license_key")?],
         format: FormatSettings::NewRelic {
@@ -139,7 +137,6 @@ pub(super) struct CloudWatchFields {
 pub(super) fn cloudwatch(
     fields: CloudWatchFields,
     common: RequestFields,
-    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let region = fields.region;
     check_domain(&region, "/region", "eu-central-1")?;
@@ -174,7 +171,7 @@ pub(super) fn cloudwatch(
         region,
     };
     let preset = Preset {
-        url: endpoint(fields.endpoint.as_deref(), &default, policy)?,
+        url: endpoint(fields.endpoint.as_deref(), &default)?,
         method: Method::Post,
         headers: Vec::new(),
         format: FormatSettings::CloudWatch(Box::new(settings)),
@@ -185,8 +182,8 @@ pub(super) fn cloudwatch(
     preset.with(common)
 }
 
-fn endpoint(given: Option<&str>, default: &str, policy: &OutputPolicy) -> Result<Url, Invalid> {
-    parse_url(given.unwrap_or(default), "/endpoint", policy)
+fn endpoint(given: Option<&str>, default: &str) -> Result<Url, Invalid> {
+    parse_url(given.unwrap_or(default), "/endpoint")
 }
 
 /// Makes the header that holds a key.
@@ -239,7 +236,7 @@ fn check_stream(given: &str) -> Result<(), Invalid> {
 }
 
 fn unfit(given: &str, pointer: &str, expected: &str) -> Invalid {
-    let shown: String = given.chars().take(60).collect();
+    let shown = one_line(given, 60);
     let name = pointer.trim_start_matches('/');
     Invalid::new(
         "invalid_output",
