@@ -6,6 +6,7 @@ mod books;
 mod chaos;
 mod destinations;
 mod docs;
+mod egress_secrets;
 mod file_output;
 mod fleet;
 mod fleet_access;

@@ -36,6 +36,7 @@ mod detectors;
 mod docs;
 mod error;
 mod health;
+mod hide;
 mod modules;
 mod outputs;
 mod pins;
@@ -283,6 +284,7 @@ pub fn router(state: ControlState) -> Router {
         .layer(Extension(docs::Document::build(&description)))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::map_response(hide::hide_secrets))
         .layer(middleware::map_response(add_headers))
         .with_state(state)
 }

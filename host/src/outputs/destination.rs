@@ -12,6 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::secret::SecretSources;
+
 /// What the process lets outputs do, and where they may keep files.
 #[derive(Debug, Clone, Default)]
 pub struct OutputPolicy {
@@ -21,6 +23,8 @@ pub struct OutputPolicy {
     pub files: Option<std::path::PathBuf>,
     /// Whether link-local and metadata addresses may be sent to.
     pub allow_link_local: bool,
+    /// What secrets a config may refer to.
+    pub secrets: SecretSources,
     /// Where the process itself listens.
     pub listeners: Arc<OwnListeners>,
 }
@@ -279,7 +283,8 @@ fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0, 0, 0..=1] => Vec::new(),
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => vec![last],
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![last],
-        // Where in it the IPv4 address is depends on the network's prefix; the rest is zero.
+        // Where in it the IPv4 address is depends on the network's prefix; at the other
+        // places are zeros, or bits of it.
         [0x64, 0xff9b, 1, ..] => {
             let places = [
                 [6, 7, 9, 10],
@@ -288,7 +293,9 @@ fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
                 [12, 13, 14, 15],
             ];
             let candidates = places.into_iter().map(at);
-            candidates.filter(|found| found.octets()[0] != 0).collect()
+            candidates
+                .filter(|found| (1..224).contains(&found.octets()[0]))
+                .collect()
         }
         [0x2002, ..] => vec![at([2, 3, 4, 5])],
         // The server, and the client with its bits inverted.
@@ -386,7 +393,8 @@ mod tests {
             assert!(refusal.contains("--allow-link-local"), "{refusal}");
         }
         for address in OF_CLOUDS {
-            assert_eq!(refusal(&open, address), None);
+            let reason = refusal(&open, address).unwrap_or_default();
+            assert!(!reason.contains("--allow-link-local"), "{reason}");
         }
         for address in OF_NO_RECEIVER {
             for policy in [&policy, &open] {

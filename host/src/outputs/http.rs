@@ -29,6 +29,7 @@ use reqwest::{
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
+    MOST_ERROR_CHARS,
     destination::OutputPolicy,
     exchange::{Answer, First, Format, Outcome, Payload, said},
     format::{Json, Lines, cloudwatch::CloudWatch, datadog::Datadog, newrelic::NewRelic},
@@ -37,6 +38,7 @@ use super::{
     runner::Attempt,
     secret::Secret,
     settings::{Compression, FormatSettings, Framing, HttpSettings, Method, Values},
+    shown::one_line,
     tls,
 };
 
@@ -545,5 +547,6 @@ fn describe(error: &reqwest::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    // What a receiver calls itself in its certificate may be in it.
+    one_line(&text, MOST_ERROR_CHARS)
 }

@@ -373,7 +373,7 @@ fn start_lane(tasks: &mut JoinSet<Ended>, desk: &Arc<Desk>, open: &Open) {
     // A thread that is not started or panics drops `end`.
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
         error!(%error, "cannot start a thread for a {name} output");
-        state.failed(error.to_string());
+        state.failed(&error.to_string());
     }
     tasks.spawn(async move { ended.await.unwrap_or(Ended::Badly) });
 }
@@ -439,7 +439,7 @@ impl Lane {
         let desk = Arc::clone(&self.desk);
         if let Sender::Broken(error) = &self.sender {
             error!(output = %desk.entry.name.id, %error, "cannot open the output");
-            desk.state.failed(error.clone());
+            desk.state.failed(&error);
         }
         while let Some(taken) = desk.take().await {
             let group = taken.group();

@@ -33,8 +33,8 @@ use tracing::warn;
 use super::{
     destination::OutputPolicy,
     format::cloudwatch::CloudWatchSettings,
-    secret::Template,
-    shown::one_line,
+    secret::{SecretSources, Template},
+    shown::{MOST_CHARS, one_line},
     tls::{self, TlsSettings},
 };
 use crate::{
@@ -44,10 +44,12 @@ use crate::{
 
 mod check;
 mod file;
+mod literals;
 mod vendors;
 
-pub(super) use check::faults;
+pub(super) use check::{faults, of_fields};
 pub(super) use file::FileSettings;
+pub(super) use literals::hide;
 
 /// Time between two `fsync`s of a spool; Vector's too.
 const FSYNC_INTERVAL: Duration = Duration::from_millis(500);
@@ -388,10 +390,10 @@ impl OutputSettings {
             kind => {
                 let common = given.take(&REQUEST_FIELDS)?;
                 let http = match kind {
-                    "datadog" => vendors::datadog(given.rest()?, common)?,
-                    "newrelic" => vendors::newrelic(given.rest()?, common)?,
-                    "cloudwatch" => vendors::cloudwatch(given.rest()?, common)?,
-                    _ => parse_http(&given.rest()?, common)?,
+                    "datadog" => vendors::datadog(given.rest()?, common, policy)?,
+                    "newrelic" => vendors::newrelic(given.rest()?, common, policy)?,
+                    "cloudwatch" => vendors::cloudwatch(given.rest()?, common, policy)?,
+                    _ => parse_http(&given.rest()?, common, policy)?,
                 };
                 Target::Http(http)
             }
@@ -435,8 +437,9 @@ impl OutputSettings {
     }
 }
 
-/// Header fields that HTTP or the gate sets, and who does. Names are lower-case.
-const OWN_HEADERS: [(&str, &str); 15] = [
+/// Header fields that HTTP or the gate sets, and who does. Names are lower-case; one with a `*` stands
+/// for all that begin so.
+const OWN_HEADERS: [(&str, &str); 13] = [
     ("connection", "it belongs to the connection"),
     (
         "content-encoding",
@@ -452,14 +455,16 @@ const OWN_HEADERS: [(&str, &str); 15] = [
     ("trailer", "it belongs to the connection"),
     ("transfer-encoding", "it belongs to the connection"),
     ("upgrade", "it belongs to the connection"),
-    ("x-streamgate-batch", "the gate sets it"),
-    ("x-streamgate-bypassed", "the gate sets it"),
-    ("x-streamgate-revision", "the gate sets it"),
+    ("x-streamgate-*", "the gate sets those"),
 ];
 
 /// Says who sets a header field, if it is not for the settings to set.
 fn owner_of(name: &str, of_format: &[&str]) -> Option<&'static str> {
-    let is = |own: &str| name.trim().eq_ignore_ascii_case(own);
+    let name = name.trim().to_ascii_lowercase();
+    let is = |own: &str| match own.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == own,
+    };
     let own = OWN_HEADERS.iter().find(|(own, _)| is(own));
     let vendors = of_format.iter().any(|own| is(own));
     own.map(|(_, owner)| *owner)
@@ -467,20 +472,14 @@ fn owner_of(name: &str, of_format: &[&str]) -> Option<&'static str> {
 }
 
 impl FormatSettings {
-    /// Returns the names of header fields that requests of this format depend on, lower-case.
+    /// Returns the names of header fields that requests of this format depend on, lower-case, or
+    /// what they begin with and a `*`.
     fn own_headers(&self) -> &'static [&'static str] {
         match self {
             Self::Framed(..) => &[],
-            Self::Datadog => &["content-type", "dd-api-key"],
-            Self::NewRelic { .. } => &["content-type", "api-key"],
-            Self::CloudWatch(_) => &[
-                "content-type",
-                "authorization",
-                "x-amz-content-sha256",
-                "x-amz-date",
-                "x-amz-security-token",
-                "x-amz-target",
-            ],
+            Self::Datadog => &["content-type", "dd-api-key", "dd-application-key"],
+            Self::NewRelic { .. } => &["content-type", "api-key", "x-license-key", "x-insert-key"],
+            Self::CloudWatch(_) => &["content-type", "authorization", "x-amz-*"],
         }
     }
 }
@@ -508,7 +507,11 @@ impl Given<'_> {
             Invalid::new(
                 "invalid_output",
                 pointer,
-                format!("{} output: {message}", self.kind),
+                format!(
+                    "{} output: {}",
+                    self.kind,
+                    one_line(&message, MOST_CHARS * 4)
+                ),
             )
         })
     }
@@ -637,7 +640,11 @@ pub(super) fn host_of(address: &str) -> &str {
         .unwrap_or(host)
 }
 
-fn parse_http(fields: &HttpFields, common: RequestFields) -> Result<HttpSettings, Invalid> {
+fn parse_http(
+    fields: &HttpFields,
+    common: RequestFields,
+    policy: &OutputPolicy,
+) -> Result<HttpSettings, Invalid> {
     let framing = fields.framing.unwrap_or(Framing::Lines);
     if fields.values.is_some() && framing == Framing::Lines {
         return Err(Invalid::new(
@@ -657,7 +664,7 @@ fn parse_http(fields: &HttpFields, common: RequestFields) -> Result<HttpSettings
         max_bytes: 1024 * 1024,
         max_events: None,
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 /// What a type of output says before the settings do.
@@ -673,7 +680,7 @@ struct Preset {
 }
 
 impl Preset {
-    fn with(self, common: RequestFields) -> Result<HttpSettings, Invalid> {
+    fn with(self, common: RequestFields, policy: &OutputPolicy) -> Result<HttpSettings, Invalid> {
         if let Some(tls) = &common.tls {
             if self.url.scheme() != "https" {
                 return Err(Invalid::new(
@@ -703,11 +710,15 @@ impl Preset {
         given.retain(|name, _| {
             let owner = owner_of(name, of_format);
             if let Some(owner) = owner {
-                warn!(header = %name, "a header of an output is ignored: {owner}; remove it");
+                let name = one_line(name, MOST_CHARS);
+                warn!(
+                    header = name,
+                    "a header of an output is ignored: {owner}; remove it"
+                );
             }
             owner.is_none()
         });
-        headers.extend(parse_headers(given)?);
+        headers.extend(parse_headers(given, &policy.secrets)?);
         let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
         let max_events = within("max_batch_events", common.max_batch_events, 1..=10_000)?;
         let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
@@ -759,7 +770,10 @@ fn header_pointer(name: &str) -> String {
     format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Template)>, Invalid> {
+fn parse_headers(
+    given: BTreeMap<String, String>,
+    sources: &SecretSources,
+) -> Result<Vec<(HeaderName, Template)>, Invalid> {
     if given.len() > MAX_HEADERS {
         return Err(Invalid::new(
             "too_many",
@@ -777,12 +791,12 @@ fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Tem
             Invalid::new(
                 "invalid_header",
                 pointer.clone(),
-                format!("`{name}`: {what}"),
+                format!("`{}`: {what}", one_line(&name, MOST_CHARS)),
             )
         };
         let header = HeaderName::try_from(&name)
             .map_err(|_| invalid("a header name has only letters, digits and `-`"))?;
-        let template = Template::parse(&value, &pointer)?;
+        let template = Template::parse(&value, &pointer, sources)?;
         let visible = |text: &str| reqwest::header::HeaderValue::try_from(text).is_ok();
         if !visible(&value) || !template.fill().is_ok_and(|value| visible(&value)) {
             return Err(invalid(

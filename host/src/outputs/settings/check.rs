@@ -4,15 +4,21 @@
 //! output, [`faults`] says so: an edit is refused, and a live output runs with a warning in
 //! `GET /status`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use reqwest::Url;
 use serde_json::{Map, Value};
 
 use super::{
-    super::shown::{MOST_CHARS, one_line},
+    super::{
+        secret::{self, Use},
+        shown::{MOST_CHARS, one_line},
+    },
     HttpSettings, Invalid, Output, OutputPolicy, OutputSettings, Target, TcpSettings,
-    header_pointer, host_of, owner_of, port_of,
+    header_pointer, host_of, literals, owner_of, port_of,
 };
 
 /// Finds everything that an edit of this output would be refused for, in the order in which it is
@@ -22,7 +28,7 @@ pub(in super::super) fn faults(
     settings: &OutputSettings,
     policy: &OutputPolicy,
 ) -> Vec<Invalid> {
-    let mut faults = Vec::new();
+    let mut faults = of_fields(output, policy);
     match &settings.target {
         Target::Console | Target::File(_) => {}
         Target::Tcp(tcp) => faults.extend(of_address(tcp, policy)),
@@ -33,6 +39,7 @@ pub(in super::super) fn faults(
                 }
             }
             faults.extend(of_headers(output, http));
+            faults.extend(literals::faults(output));
         }
     }
     faults
@@ -182,5 +189,65 @@ fn of_headers(output: &Output, http: &HttpSettings) -> Vec<Invalid> {
             ),
         ))
     });
-    reserved.collect()
+    let mut faults: Vec<Invalid> = reserved.collect();
+    let mut seen = BTreeSet::new();
+    for name in given.into_iter().flat_map(Map::keys) {
+        if !seen.insert(name.trim().to_ascii_lowercase()) {
+            faults.push(Invalid::new(
+                "duplicate_header",
+                header_pointer(name),
+                format!(
+                    "`headers` has `{}` twice, in different case, which does not matter in the name of \
+                     a header; remove one",
+                    one_line(name, MOST_CHARS)
+                ),
+            ));
+        }
+    }
+    faults
+}
+
+/// Fields that are references, and what their secrets are for.
+const REFERENCES: [(&str, Use); 5] = [
+    ("api_key", Use::Sent),
+    ("license_key", Use::Sent),
+    ("access_key_id", Use::AwsSignature),
+    ("secret_access_key", Use::AwsSignature),
+    ("session_token", Use::AwsSignature),
+];
+
+/// Finds what is wrong with fields as they are written, before anything that they name is read:
+/// references to secrets that a config may not refer to, and `dead_letters`.
+pub(in super::super) fn of_fields(output: &Output, policy: &OutputPolicy) -> Vec<Invalid> {
+    let mut faults = Vec::new();
+    match output.settings.get("dead_letters") {
+        None | Some(Value::Null | Value::Bool(false) | Value::Object(_)) => {}
+        Some(found) => faults.push(Invalid::new(
+            "invalid_output",
+            "/dead_letters",
+            format!(
+                "`dead_letters` is `{}`; expected `false`, or an object such as `{{\"max_bytes\": \
+                 \"16MiB\"}}`; leave it out for the default",
+                one_line(&found.to_string(), 60)
+            ),
+        )),
+    }
+    let mut check = |reference: &str, purpose: Use, pointer: &str| {
+        faults.extend(policy.secrets.check(reference, purpose, pointer).err());
+    };
+    for (field, purpose) in REFERENCES {
+        if let Some(reference) = output.settings.get(field).and_then(Value::as_str) {
+            check(reference, purpose, &format!("/{field}"));
+        }
+    }
+    let headers = output.settings.get("headers").and_then(Value::as_object);
+    for (name, value) in headers.into_iter().flatten() {
+        let pointer = header_pointer(name);
+        let text = value.as_str().unwrap_or_default();
+        // One that is not closed is told when the output is built.
+        for reference in secret::references(text, &pointer).unwrap_or_default() {
+            check(reference, Use::Sent, &pointer);
+        }
+    }
+    faults
 }

@@ -25,8 +25,8 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{format::cloudwatch::CloudWatchSettings, secret::Secret, shown::one_line},
-    Compression, FormatSettings, HttpSettings, Invalid, Method, Preset, RequestFields, Template,
-    parse_url,
+    Compression, FormatSettings, HttpSettings, Invalid, Method, OutputPolicy, Preset,
+    RequestFields, Template, parse_url,
 };
 
 /// The longest name of a log group or stream, and of a region.
@@ -50,6 +50,7 @@ pub(super) struct DatadogFields {
 pub(super) fn datadog(
     fields: DatadogFields,
     common: RequestFields,
+    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let site = fields.site.as_deref().unwrap_or("datadoghq.com");
     check_domain(site, "/site", "datadoghq.eu")?;
@@ -70,13 +71,18 @@ pub(super) fn datadog(
     let preset = Preset {
         url,
         method: Method::Post,
-        headers: vec![key_header("dd-api-key", &fields.api_key, "/api_key")?],
+        headers: vec![key_header(
+            "dd-api-key",
+            &fields.api_key,
+            "/api_key",
+            policy,
+        )?],
         format: FormatSettings::Datadog,
         compressions: &[Compression::Gzip, Compression::None, Compression::Zstd],
         max_bytes: 4_250_000,
         max_events: Some(1_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 #[derive(Deserialize)]
@@ -100,6 +106,7 @@ enum NewRelicRegion {
 pub(super) fn newrelic(
     fields: NewRelicFields,
     common: RequestFields,
+    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     // Source: New Relic docs, "Introduction to the Log API".
     let default = match fields.region.unwrap_or(NewRelicRegion::Us) {
@@ -110,7 +117,12 @@ pub(super) fn newrelic(
     let preset = Preset {
         url: endpoint(fields.endpoint.as_deref(), default)?,
         method: Method::Post,
-        headers: vec![key_header("api-key", &fields.license_key, "/license_key")?],
+        headers: vec![key_header(
+            "api-key",
+            &fields.license_key,
+            "/license_key",
+            policy,
+        )?],
         format: FormatSettings::NewRelic {
             common: Value::Object(fields.attributes).to_string(),
         },
@@ -118,7 +130,7 @@ pub(super) fn newrelic(
         max_bytes: 1_000_000,
         max_events: Some(10_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 #[derive(Deserialize)]
@@ -137,6 +149,7 @@ pub(super) struct CloudWatchFields {
 pub(super) fn cloudwatch(
     fields: CloudWatchFields,
     common: RequestFields,
+    policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let region = fields.region;
     check_domain(&region, "/region", "eu-central-1")?;
@@ -151,7 +164,7 @@ pub(super) fn cloudwatch(
     let default = format!("https://logs.{region}.{domain}/");
     let secret = |given: Option<String>, name: &str, pointer: &str| {
         let reference = given.unwrap_or_else(|| format!("env:{name}"));
-        Secret::parse(&reference, pointer)
+        Secret::parse(&reference, pointer, &policy.secrets)
     };
     let session_token = match (fields.session_token, std::env::var_os("AWS_SESSION_TOKEN")) {
         (None, None) => None,
@@ -179,7 +192,7 @@ pub(super) fn cloudwatch(
         max_bytes: 1_048_576,
         max_events: Some(10_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 fn endpoint(given: Option<&str>, default: &str) -> Result<Url, Invalid> {
@@ -191,8 +204,9 @@ fn key_header(
     name: &'static str,
     reference: &str,
     pointer: &str,
+    policy: &OutputPolicy,
 ) -> Result<(HeaderName, Template), Invalid> {
-    let key = Template::of_secret(Secret::parse(reference, pointer)?);
+    let key = Template::of_secret(Secret::parse(reference, pointer, &policy.secrets)?);
     Ok((HeaderName::from_static(name), key))
 }
 
