@@ -96,7 +96,7 @@ pub(super) enum Attempt {
 enum Sender {
     Console(Console),
     File(FileLines),
-    Tcp(TcpLines),
+    Tcp(Box<TcpLines>),
     Http(Box<HttpRequests>),
     /// Stands in for an output that could not be made: its events are given up and counted.
     Broken(String),
@@ -255,7 +255,7 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
             let policy = launcher.policy.clone();
             Open::InTask(Arc::new(move || {
                 let sender = TcpLines::new(settings.clone(), policy.clone());
-                sender.map_or_else(Sender::Broken, Sender::Tcp)
+                sender.map_or_else(Sender::Broken, |sender| Sender::Tcp(Box::new(sender)))
             }))
         }
         Target::Http(settings) => {
@@ -439,7 +439,7 @@ impl Lane {
         let desk = Arc::clone(&self.desk);
         if let Sender::Broken(error) = &self.sender {
             error!(output = %desk.entry.name.id, %error, "cannot open the output");
-            desk.state.failed(&error);
+            desk.state.failed(error);
         }
         while let Some(taken) = desk.take().await {
             let group = taken.group();

@@ -95,9 +95,13 @@ pub(super) fn faults(output: &Output) -> Vec<Invalid> {
 /// were any.
 pub(in super::super) fn hide(document: &mut Value) -> bool {
     match document {
-        Value::Array(items) => items
-            .iter_mut()
-            .fold(false, |found, item| hide(item) || found),
+        Value::Array(items) => {
+            let mut found = false;
+            for item in items {
+                found |= hide(item);
+            }
+            found
+        }
         Value::Object(fields) => {
             let mut found = hide_in_output(fields);
             for (_, field) in fields.iter_mut() {
