@@ -50,7 +50,7 @@ fn request_has_the_headers_of_the_output() {
     let gate = Setup::new().start();
     let mut output = http("vendor", &receiver);
     output["url"] = json!(format!("{}/v1/logs?source=a", receiver.url()));
-    output["headers"] = json!({"x-api-key": "abc", "content-type": "application/x-ndjson"});
+    output["headers"] = json!({"x-team": "abc", "content-type": "application/x-ndjson"});
     gate.run(&json!([]), &[output]);
     gate.send(b"one\n");
     receiver.wait_for(b"one\n");
@@ -64,7 +64,7 @@ fn request_has_the_headers_of_the_output() {
             .find(|(found, _)| found == name)
             .map(|(_, value)| value.as_str())
     };
-    assert_eq!(value("x-api-key"), Some("abc"));
+    assert_eq!(value("x-team"), Some("abc"));
     assert_eq!(value("x-streamgate-bypassed"), None);
     assert_eq!(value("content-type"), Some("application/x-ndjson"));
     gate.finish(1);
@@ -337,7 +337,8 @@ fn header_holds_a_secret_that_is_shown_nowhere_and_can_be_rotated() {
     });
     let mut output = http("out", &receiver);
     output["headers"] = json!({"authorization": format!("Bearer ${{file:{}}}", token.display())});
-    let gate = Setup::new().start();
+    let secrets = folder.path().display().to_string();
+    let gate = Setup::new().flag("secret-files", secrets).start();
     gate.run(&json!([]), &[output]);
     gate.send(b"event\n");
     eventually("the first one is refused", || {

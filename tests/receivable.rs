@@ -3,7 +3,6 @@
 //! become dead letters and do not arrive.
 
 use std::{
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{HttpReceiver, Received, Reply, Request, Setup, decompressed, eventually};
+use crate::support::{
+    HttpReceiver, Received, Reply, Request, Setup, decompressed, eventually, replace_in_files,
+};
 
 /// An event as a receiver has it: what it says, and its time in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,13 +138,13 @@ fn formats() -> Vec<(&'static str, Value, Reader, Shown)> {
         ("ndjson of objects", objects("ndjson"), ndjson, as_object),
         (
             "datadog",
-            json!({"type": "datadog", "api_key": "env:VENDOR_KEY"}),
+            json!({"type": "datadog", "api_key": "env:STREAMGATE_SECRET_VENDOR"}),
             datadog,
             as_object,
         ),
         (
             "newrelic",
-            json!({"type": "newrelic", "license_key": "env:VENDOR_KEY"}),
+            json!({"type": "newrelic", "license_key": "env:STREAMGATE_SECRET_VENDOR"}),
             newrelic,
             as_object,
         ),
@@ -151,7 +152,7 @@ fn formats() -> Vec<(&'static str, Value, Reader, Shown)> {
             "cloudwatch",
             json!({
                 "type": "cloudwatch", "region": "eu-central-1", "group": "g", "stream": "s",
-                "access_key_id": "env:VENDOR_KEY", "secret_access_key": "env:VENDOR_KEY",
+                "access_key_id": "env:STREAMGATE_SECRET_VENDOR", "secret_access_key": "env:STREAMGATE_SECRET_VENDOR",
             }),
             cloudwatch,
             as_text,
@@ -213,7 +214,7 @@ fn body_of(request: &Received) -> Option<String> {
 }
 
 fn with_key() -> Setup {
-    Setup::new().env("VENDOR_KEY", "a-key")
+    Setup::new().env("STREAMGATE_SECRET_VENDOR", "a-key")
 }
 
 fn now_ms() -> u64 {
@@ -446,16 +447,24 @@ fn headers_that_are_set_for_the_output_are_refused() {
         "X-StreamGate-Batch",
         "x-streamgate-revision",
         "x-streamgate-bypassed",
+        "X-StreamGate-Anything",
     ];
     let of_vendors = [
-        ("datadog", ["DD-API-KEY", "content-type"].as_slice()),
-        ("newrelic", &["Api-Key", "content-type"]),
+        (
+            "datadog",
+            ["DD-API-KEY", "DD-Application-Key", "content-type"].as_slice(),
+        ),
+        (
+            "newrelic",
+            &["Api-Key", "content-type", "X-License-Key", "x-insert-key"],
+        ),
         (
             "cloudwatch",
             &[
                 "Authorization",
                 "x-amz-date",
                 "X-Amz-Target",
+                "X-Amz-Anything",
                 "content-type",
             ],
         ),
@@ -491,7 +500,7 @@ fn headers_that_are_set_for_the_output_are_refused() {
     }
     let fine = json!({
         "type": "http", "url": receiver.url(),
-        "headers": {"content-type": "text/x-log", "authorization": "Bearer ${env:VENDOR_KEY}"},
+        "headers": {"content-type": "text/x-log", "authorization": "Bearer ${env:STREAMGATE_SECRET_VENDOR}"},
     });
     gate.edit("POST", "/outputs", &fine);
     gate.stop();
@@ -524,17 +533,4 @@ fn live_config_with_a_header_that_is_refused_now_runs_without_it() {
         .json();
     assert_eq!(problem["code"], "reserved_header", "{problem}");
     gate.stop();
-}
-
-fn replace_in_files(folder: &Path, from: &str, to: &str) {
-    for entry in std::fs::read_dir(folder).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
-        if path.is_dir() {
-            replace_in_files(&path, from, to);
-        } else if let Ok(text) = std::fs::read_to_string(&path) {
-            // Without a checksum it is a file of version 0.1.
-            let document = text.split("\n#streamgate-store ").next().unwrap_or(&text);
-            std::fs::write(&path, document.replace(from, to)).expect("it is ours");
-        }
-    }
 }

@@ -142,7 +142,7 @@ fn secret_that_cannot_be_read_holds_up_its_output_only() {
         false => Reply::Status(401),
     });
     let other = HttpReceiver::start();
-    let gate = Setup::new().start();
+    let gate = Setup::new().secrets_in_its_directory().start();
     let token = gate.directory().join("token");
     fs::write(&token, "secret").unwrap();
     let secret = format!("${{file:{}}}", token.display());
@@ -210,7 +210,7 @@ fn json_that_is_much_larger_unpacked_holds_nothing_up() {
 
 #[test]
 fn edits_that_name_a_pipe_are_refused_and_others_go_on() {
-    let gate = Setup::new().start();
+    let gate = Setup::new().secrets_in_its_directory().start();
     let pipe = gate.directory().join("pipe");
     make_pipe(&pipe);
     let watchdog = Watchdog::start(&gate);

@@ -119,3 +119,17 @@ pub(crate) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+/// Changes a text in all files of a folder: a store that was written by hand, or by an older gate.
+pub(crate) fn replace_in_files(folder: &std::path::Path, from: &str, to: &str) {
+    for entry in std::fs::read_dir(folder).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            replace_in_files(&path, from, to);
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            // Without a checksum it is a file of version 0.1.
+            let document = text.split("\n#streamgate-store ").next().unwrap_or(&text);
+            std::fs::write(&path, document.replace(from, to)).expect("it is ours");
+        }
+    }
+}

@@ -102,7 +102,7 @@ fn datadog(
 
 fn datadog_output(receiver: &HttpReceiver) -> Value {
     json!({
-        "id": "vendor", "type": "datadog", "api_key": "env:DATADOG_KEY",
+        "id": "vendor", "type": "datadog", "api_key": "env:DATADOG_API_KEY",
         "endpoint": format!("{}/api/v2/logs", receiver.url()),
         "service": "shop", "source": "gate", "tags": ["env:prod", "team:core"],
     })
@@ -110,8 +110,8 @@ fn datadog_output(receiver: &HttpReceiver) -> Value {
 
 fn with_keys() -> Setup {
     Setup::new()
-        .env("DATADOG_KEY", "a-datadog-key")
-        .env("NEW_RELIC_KEY", "a-new-relic-key")
+        .env("DATADOG_API_KEY", "a-datadog-key")
+        .env("NEW_RELIC_LICENSE_KEY", "a-new-relic-key")
         .env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
         .env("AWS_SECRET_ACCESS_KEY", "an-aws-secret")
 }
@@ -190,7 +190,8 @@ fn vendors_that_refuse_the_key_are_waited_for_and_it_is_shown_nowhere() {
     outputs[0]["api_key"] = json!(format!("file:{}", path.display()));
     outputs[1]["id"] = json!("other");
     outputs[1]["license_key"] = json!(format!("file:{}", path.display()));
-    let gate = with_keys().start();
+    let secrets = keys.path().display().to_string();
+    let gate = with_keys().flag("secret-files", secrets).start();
     gate.run(&json!([]), &outputs);
     gate.send(b"one\n");
     eventually("both are open", || {
@@ -254,7 +255,7 @@ fn newrelic(
 
 fn newrelic_output(receiver: &HttpReceiver) -> Value {
     json!({
-        "id": "vendor", "type": "newrelic", "license_key": "env:NEW_RELIC_KEY",
+        "id": "vendor", "type": "newrelic", "license_key": "env:NEW_RELIC_LICENSE_KEY",
         "endpoint": receiver.url(), "attributes": {"team": "core"},
     })
 }

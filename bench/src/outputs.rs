@@ -241,7 +241,7 @@ const KINDS: [Kind; 14] = [
         "Datadog's JSON, with gzip",
         Receiver::Requests,
         false,
-        || json!({"type": "datadog", "api_key": "env:BENCH_KEY"}),
+        || json!({"type": "datadog", "api_key": "env:STREAMGATE_SECRET_BENCH"}),
     ),
 ];
 
@@ -450,7 +450,7 @@ impl Gate {
             .arg(folder.join("store"))
             .arg("--manifest")
             .arg(manifest)
-            .env("BENCH_KEY", "a key");
+            .env("STREAMGATE_SECRET_BENCH", "a key");
         let subject = Subject::start_with(command, "gate", &["tcp", "control"], stdout)?;
         Ok(Self {
             control: Control(subject.address("control")?),

@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use crate::{
     ingest::{Limits, framing::MIN_EVENT_BYTES, udp::MAX_DATAGRAM_BYTES},
     memory::{BlockSize, MIN_BUDGET_BYTES},
     nearest::with_suggestion,
-    outputs::OutputPolicy,
+    outputs::{OutputPolicy, SecretSources},
     wasm::CompileLimits,
 };
 
@@ -169,9 +170,27 @@ pub struct Settings {
     /// read and there is no last good config
     #[arg(long, env = "STREAMGATE_START_EMPTY")]
     pub start_empty: bool,
-    /// Let outputs send to link-local addresses, where clouds keep the credentials of the machine
+    /// Let outputs send to link-local and metadata addresses, where clouds keep the credentials of the
+    /// machine
     #[arg(long, env = "STREAMGATE_ALLOW_LINK_LOCAL")]
     pub allow_link_local: bool,
+    /// A variable of the environment that outputs may refer to as a secret, or `PREFIX*` for all that
+    /// begin so; may be repeated. Names that vendors use and `STREAMGATE_SECRET_*` always are
+    #[arg(
+        long,
+        env = "STREAMGATE_SECRET_ENV",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub secret_env: Vec<String>,
+    /// A folder whose files outputs may refer to as secrets; may be repeated. `/run/secrets` always is
+    #[arg(
+        long,
+        env = "STREAMGATE_SECRET_FILES",
+        value_name = "DIR",
+        value_delimiter = ','
+    )]
+    pub secret_files: Vec<PathBuf>,
     /// The name of this gate [default: its host name]
     #[arg(long, env = "STREAMGATE_NODE", value_name = "NAME")]
     pub node: Option<String>,
@@ -397,6 +416,8 @@ impl Config {
             folder: folder(spool, "outputs"),
             files: folder(files, "files"),
             allow_link_local: given.allow_link_local || file.allow_link_local,
+            secrets: secret_sources(&given, &file)?,
+            listeners: Arc::default(),
         };
         let tcp = given.tcp.or(port(seed.tcp_port)).or(file.tcp);
         let udp = given.udp.or(port(seed.udp_port)).or(file.udp);
@@ -605,6 +626,42 @@ fn redis_files(
         trusted_keys,
         signing_key,
     })
+}
+
+/// What secrets outputs may refer to, besides those that they always may.
+fn secret_sources(given: &Settings, file: &Settings) -> Result<SecretSources, ConfigError> {
+    let variables = match given.secret_env.is_empty() {
+        true => file.secret_env.clone(),
+        false => given.secret_env.clone(),
+    };
+    for name in &variables {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let stem = name.strip_suffix('*').unwrap_or(name);
+        if name.is_empty() || !stem.bytes().all(fits) {
+            return Err(invalid(
+                "secret_env",
+                format!(
+                    "{name:?} is not the name of a variable; expected letters, digits and `_`, and \
+                     `*` at the end for all that begin so, for example `LOGS_TOKEN` or `LOGS_*`"
+                ),
+            ));
+        }
+    }
+    let folders = match given.secret_files.is_empty() {
+        true => file.secret_files.clone(),
+        false => given.secret_files.clone(),
+    };
+    for folder in &folders {
+        if !folder.is_absolute() {
+            return Err(invalid(
+                "secret_files",
+                format!(
+                    "{folder:?} is not absolute; expected, for example, `/etc/streamgate/secrets`"
+                ),
+            ));
+        }
+    }
+    Ok(SecretSources { variables, folders })
 }
 
 fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {

@@ -44,6 +44,7 @@ mod docs;
 mod error;
 mod guard;
 mod health;
+mod hide;
 mod modules;
 mod outputs;
 mod pins;
@@ -305,6 +306,7 @@ pub fn router(state: ControlState, log: AuditLog, hosts: Vec<String>) -> Router 
         .layer(Extension(docs::Document::build(&description)))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::map_response(hide::hide_secrets))
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .layer(middleware::map_response(add_headers))
         .with_state(state)

@@ -30,9 +30,10 @@ use crate::{
 
 pub use claim::{ClaimError, claim};
 pub use dead_letters::DeadLetter;
-pub use destination::OutputPolicy;
+pub use destination::{OutputPolicy, OwnListeners};
 pub use lifecycle::Registry;
 pub use queue::{Delivery, Origin};
+pub use secret::SecretSources;
 pub use settings::{OutputSettings, Target};
 
 mod claim;
@@ -49,12 +50,18 @@ mod queue;
 mod runner;
 mod secret;
 mod settings;
+mod shown;
 mod spooling;
 mod tcp;
 mod tls;
 
 use lifecycle::Phase;
 use queue::OutputQueue;
+use shown::one_line;
+
+/// Most characters of an error in `GET /status` and in the log; what a receiver says in it is
+/// shorter, see [`shown::MOST_CHARS`].
+const MOST_ERROR_CHARS: usize = 800;
 
 /// An output whose queue is full and that has sent nothing for so long is not waited for. It bounds
 /// how long a sender of TCP can be held up by outputs that hang.
@@ -113,6 +120,10 @@ pub struct OutputStatus {
     pub queued_bytes: usize,
     /// The most that they may hold; beyond it events are discarded and counted.
     pub queue_limit_bytes: usize,
+    /// What publishing this output again would be refused for; it runs because it was live before
+    /// the gate asked for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What went wrong last, if anything did since the last success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -195,6 +206,9 @@ impl Launcher {
             limit_bytes,
             Arc::clone(&self.room),
         ));
+        for warning in &settings.warnings {
+            warn!(output = %id, warning, "an output runs that could not be published again");
+        }
         let account = self.books.open_output();
         let name = NamedOutput {
             id: id.to_owned(),
@@ -251,6 +265,7 @@ impl OutputHandle {
             queued_events: name.account.queued(),
             queued_bytes,
             queue_limit_bytes,
+            warnings: self.settings.warnings.clone(),
             last_error: self.state.last_error.lock().clone().or_else(of_spool),
             spool,
             dead_letters,
@@ -380,7 +395,8 @@ impl OutputState {
 
     /// Notes that an attempt failed; `open` says that only probes follow.
     fn fails(&self, id: &str, error: &str, open: bool) {
-        *self.last_error.lock() = Some(error.to_owned());
+        let error = one_line(error, MOST_ERROR_CHARS);
+        *self.last_error.lock() = Some(error.clone());
         if !self.failing.swap(true, Ordering::Relaxed) {
             warn!(output = %id, error, "send failed, will try again");
         }
@@ -392,7 +408,7 @@ impl OutputState {
     /// Notes that the receiver answers, and refuses events for good.
     fn refuses(&self, error: &str) {
         self.progressed();
-        *self.last_error.lock() = Some(error.to_owned());
+        *self.last_error.lock() = Some(one_line(error, MOST_ERROR_CHARS));
         self.refusing.store(true, Ordering::Relaxed);
         self.failing.store(false, Ordering::Relaxed);
         self.open.store(false, Ordering::Relaxed);
@@ -402,7 +418,7 @@ impl OutputState {
     fn task_failed(&self, id: &str, task: &str) {
         error!(output = %id, task, "a task of the output panicked; it is started again");
         self.task_failures.fetch_add(1, Ordering::Relaxed);
-        self.failed(format!("the task `{task}` panicked"));
+        self.failed(&format!("the task `{task}` panicked"));
     }
 
     fn is_failing(&self) -> bool {
@@ -421,8 +437,8 @@ impl OutputState {
         *known = error;
     }
 
-    fn failed(&self, error: String) {
-        *self.last_error.lock() = Some(error);
+    fn failed(&self, error: &str) {
+        *self.last_error.lock() = Some(one_line(error, MOST_ERROR_CHARS));
         self.failing.store(true, Ordering::Relaxed);
     }
 
@@ -484,14 +500,21 @@ impl FanOut {
     }
 }
 
-/// Builds an output's settings and throws them away; the pointer of a fault starts at the output.
+/// Hides secrets that are written into outputs anywhere in a document. Returns whether there were any.
+pub fn hide_literals(document: &mut serde_json::Value) -> bool {
+    settings::hide(document)
+}
+
+/// Checks an output that is edited or published; the pointer of a fault starts at the output. It is
+/// asked for more than an output that is live already.
 ///
 /// # Errors
 /// [`Invalid`] names the field and the remedy.
 pub fn check_output(output: &Output, policy: &OutputPolicy) -> Result<(), Invalid> {
+    // First, so that a secret that may not be read is not looked for.
+    let mut faults = settings::of_fields(output, policy).into_iter();
+    faults.next().map_or(Ok(()), Err)?;
     let settings = OutputSettings::parse(output, policy)?;
-    match &settings.target {
-        Target::Http(http) => settings::check_headers(output, &http.format),
-        Target::Console | Target::File(_) | Target::Tcp(_) => Ok(()),
-    }
+    let mut faults = settings::faults(output, &settings, policy).into_iter();
+    faults.next().map_or(Ok(()), Err)
 }

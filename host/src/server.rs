@@ -201,6 +201,8 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     tokio::spawn(handshake::reload(tls.all(), end.clone()));
     if let Some(listener) = bind(&config.control, "control", bind_tcp)? {
         listening("control", listener.local_addr()?);
+        let own = &config.outputs.listeners;
+        own.register("control", listener.local_addr()?);
         let options = http_server::Options {
             max_connections: connections.control,
             handshake: Handshake::new("control", tls.control.clone(), false),
@@ -221,6 +223,10 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let spools = config.outputs.folder.as_deref();
     let _claimed = spools.map(outputs::claim).transpose()?;
     let http = bind(&config.http, "http", bind_tcp)?;
+    if let Some(http) = &http {
+        let own = &config.outputs.listeners;
+        own.register("http", http.local_addr()?);
+    }
     let mut doors = Doors::bind(&config)?;
 
     let memory = Memory::new(config.memory_budget_bytes);
@@ -713,8 +719,12 @@ impl Tls {
 
 impl Doors {
     fn bind(config: &Config) -> Result<Self, ServerError> {
+        let tcp = bind(&config.tcp, "tcp", bind_tcp)?;
+        if let Some(tcp) = &tcp {
+            config.outputs.listeners.register("tcp", tcp.local_addr()?);
+        }
         Ok(Self {
-            tcp: bind(&config.tcp, "tcp", bind_tcp)?,
+            tcp,
             udp: bind(&config.udp, "udp", |address| {
                 bind_udp(address, config.udp_sockets)
             })?

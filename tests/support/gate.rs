@@ -127,6 +127,12 @@ impl Setup {
         self.flag("store", directory.display().to_string())
     }
 
+    /// Lets outputs refer to files of its directory as secrets.
+    pub(crate) fn secrets_in_its_directory(self) -> Self {
+        let directory = self.directory().display().to_string();
+        self.flag("secret-files", directory)
+    }
+
     /// A directory for files of the test; it goes with the gate.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()

@@ -106,7 +106,7 @@ impl Target {
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        let detail = match answer["detail"].as_str() {
+        let mut detail = match answer["detail"].as_str() {
             Some(detail) => detail.to_owned(),
             None => String::from_utf8_lossy(&body).chars().take(500).collect(),
         };

@@ -22,6 +22,7 @@ use super::{
     pins,
 };
 use crate::{
+    access::Caller,
     audit::Difference,
     config::units,
     config_store::{ConfigStore, RevisionSummary},
@@ -123,11 +124,6 @@ pub(super) struct PublishQuery {
     /// Whether to publish what is live already.
     republish: Option<bool>,
 }
-
-/// Who sends a request: the name of a token. Whoever authenticates requests puts it into their
-/// extensions.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Author(pub(super) Option<String>);
 
 /// How a revision is to be published.
 #[derive(Debug, Default)]
@@ -730,7 +726,7 @@ fn terms_of(
     let author = request.extensions().get::<Caller>();
     Ok(Terms {
         wait,
-        author: author.and_then(|author| author.0.clone()),
+        author: author.and_then(|caller| caller.name.clone()),
         comment,
         allow_removal: query.allow_removal.unwrap_or(false),
         republish: query.republish.unwrap_or(false),

@@ -15,7 +15,11 @@ use reqwest::{
     header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
-use super::{queue::Arrived, secret::Secret};
+use super::{
+    queue::Arrived,
+    secret::Secret,
+    shown::{MOST_CHARS, one_line},
+};
 
 /// The body of one request, before compression.
 #[derive(Debug, Default)]
@@ -174,9 +178,6 @@ pub(super) fn by_status_of_vendor(answer: &Answer<'_>) -> Outcome {
 /// A receiver may ask for a pause with `Retry-After`; it is not given more than this.
 const LONGEST_ASKED_DELAY: Duration = Duration::from_secs(300);
 
-/// Most characters of an answer's body that are repeated in an error.
-const SHOWN_CHARS: usize = 200;
-
 /// Reads `Retry-After`, in seconds or as a date.
 ///
 /// Source: RFC 9110, section 10.2.3.
@@ -193,16 +194,11 @@ pub(super) fn asked_delay(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(delay.min(LONGEST_ASKED_DELAY))
 }
 
-/// Repeats what a receiver said, shortened and without control characters.
+/// Repeats what a receiver said, shortened and with control characters escaped.
 pub(super) fn said(answer: &Answer<'_>) -> String {
     let status = answer.status;
     let body = String::from_utf8_lossy(answer.body);
-    let shown: String = body
-        .trim()
-        .chars()
-        .take(SHOWN_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let shown = one_line(body.trim(), MOST_CHARS);
     match shown.is_empty() {
         true => format!("the receiver answered {status}"),
         false => format!("the receiver answered {status}: {shown}"),

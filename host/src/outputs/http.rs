@@ -22,14 +22,15 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Client, Response, StatusCode,
+    Client, Response, StatusCode, Url,
     dns::{Name, Resolve, Resolving},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
-    destination::{OutputPolicy, refused},
+    MOST_ERROR_CHARS,
+    destination::OutputPolicy,
     exchange::{Answer, First, Format, Outcome, Payload, said},
     format::{Json, Lines, cloudwatch::CloudWatch, datadog::Datadog, newrelic::NewRelic},
     pace::Cause,
@@ -37,6 +38,7 @@ use super::{
     runner::Attempt,
     secret::Secret,
     settings::{Compression, FormatSettings, Framing, HttpSettings, Method, Values},
+    shown::one_line,
     tls,
 };
 
@@ -75,6 +77,7 @@ const BYPASSED: HeaderName = HeaderName::from_static("x-streamgate-bypassed");
 pub(super) struct HttpRequests {
     client: Client,
     settings: Arc<HttpSettings>,
+    policy: OutputPolicy,
     format: Box<dyn Format>,
     /// Read when needed.
     secrets: Option<Secrets>,
@@ -128,13 +131,14 @@ impl HttpRequests {
             .no_proxy()
             .dns_resolver(AllowedAddresses {
                 policy: policy.clone(),
+                port: settings.url.port_or_known_default().unwrap_or_default(),
             })
             .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| describe(&error))
     }
 
-    pub(super) fn new(client: Client, settings: Arc<HttpSettings>) -> Self {
+    pub(super) fn new(client: Client, settings: Arc<HttpSettings>, policy: OutputPolicy) -> Self {
         let max_bytes = settings.batching.max_bytes;
         let format: Box<dyn Format> = match &settings.format {
             FormatSettings::Framed(Framing::Lines, _) => Box::new(Lines { max_bytes }),
@@ -155,6 +159,7 @@ impl HttpRequests {
         Self {
             client,
             settings,
+            policy,
             format,
             secrets: None,
             prepared: None,
@@ -385,6 +390,9 @@ impl HttpRequests {
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap, Vec<u8>), (String, Cause)> {
         let settings = &self.settings;
+        if let Some(reason) = refusal_of_address(&settings.url, &self.policy) {
+            return Err((reason, Cause::Unreachable));
+        }
         let known = self.secrets.as_ref();
         let (mut headers, keys) = known.map_or_else(Default::default, |secrets| {
             (secrets.headers.clone(), &secrets.keys[..])
@@ -481,13 +489,15 @@ async fn read_answer(mut response: Response) -> Vec<u8> {
 #[derive(Debug)]
 struct AllowedAddresses {
     policy: OutputPolicy,
+    /// Of all requests; a resolver is not told.
+    port: u16,
 }
 
 impl Resolve for AllowedAddresses {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.policy.clone();
+        let (policy, port) = (self.policy.clone(), self.port);
         Box::pin(async move {
-            let found = allowed_addresses(name.as_str(), 0, &policy).await?;
+            let found = allowed_addresses(name.as_str(), port, &policy).await?;
             Ok(Box::new(found.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
         })
     }
@@ -500,16 +510,28 @@ pub(super) async fn allowed_addresses(
     policy: &OutputPolicy,
 ) -> io::Result<Vec<SocketAddr>> {
     let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
-    let (allowed, forbidden): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|address| policy.allows(address.ip()));
-    match (allowed.is_empty(), forbidden.first()) {
-        (true, Some(address)) => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            refused(host, address.ip()),
-        )),
+    let mut refusal = None;
+    let mut allowed = Vec::new();
+    for address in found {
+        match policy.refusal(host, address) {
+            None => allowed.push(address),
+            Some(reason) => refusal = refusal.or(Some(reason)),
+        }
+    }
+    match (allowed.is_empty(), refusal) {
+        (true, Some(reason)) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
         _ => Ok(allowed),
     }
+}
+
+/// Says why nothing may be sent to the host of a URL if that is an address: those are not looked up.
+fn refusal_of_address(url: &Url, policy: &OutputPolicy) -> Option<String> {
+    let host = url
+        .host_str()?
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    let port = url.port_or_known_default().unwrap_or_default();
+    policy.refusal(host, SocketAddr::new(host.parse().ok()?, port))
 }
 
 /// The whole chain of causes on one line; the URL is left out, it may hold a token.
@@ -525,5 +547,6 @@ fn describe(error: &reqwest::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    // What a receiver calls itself in its certificate may be in it.
+    one_line(&text, MOST_ERROR_CHARS)
 }

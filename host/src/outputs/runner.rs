@@ -96,7 +96,7 @@ pub(super) enum Attempt {
 enum Sender {
     Console(Console),
     File(FileLines),
-    Tcp(TcpLines),
+    Tcp(Box<TcpLines>),
     Http(Box<HttpRequests>),
     /// Stands in for an output that could not be made: its events are given up and counted.
     Broken(String),
@@ -255,16 +255,18 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
             let policy = launcher.policy.clone();
             Open::InTask(Arc::new(move || {
                 let sender = TcpLines::new(settings.clone(), policy.clone());
-                sender.map_or_else(Sender::Broken, Sender::Tcp)
+                sender.map_or_else(Sender::Broken, |sender| Sender::Tcp(Box::new(sender)))
             }))
         }
         Target::Http(settings) => {
             // Made before the lanes are, which then begin at once.
-            let client = HttpRequests::client(&settings, &launcher.policy);
+            let policy = launcher.policy.clone();
+            let client = HttpRequests::client(&settings, &policy);
             let shared = Arc::new(settings);
             Open::InTask(Arc::new(move || match &client {
                 Ok(client) => {
-                    let requests = HttpRequests::new(client.clone(), Arc::clone(&shared));
+                    let requests =
+                        HttpRequests::new(client.clone(), Arc::clone(&shared), policy.clone());
                     Sender::Http(Box::new(requests))
                 }
                 Err(error) => Sender::Broken(error.clone()),
@@ -371,7 +373,7 @@ fn start_lane(tasks: &mut JoinSet<Ended>, desk: &Arc<Desk>, open: &Open) {
     // A thread that is not started or panics drops `end`.
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
         error!(%error, "cannot start a thread for a {name} output");
-        state.failed(error.to_string());
+        state.failed(&error.to_string());
     }
     tasks.spawn(async move { ended.await.unwrap_or(Ended::Badly) });
 }
@@ -437,7 +439,7 @@ impl Lane {
         let desk = Arc::clone(&self.desk);
         if let Sender::Broken(error) = &self.sender {
             error!(output = %desk.entry.name.id, %error, "cannot open the output");
-            desk.state.failed(error.clone());
+            desk.state.failed(error);
         }
         while let Some(taken) = desk.take().await {
             let group = taken.group();

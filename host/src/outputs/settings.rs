@@ -23,7 +23,7 @@
 //! | | `dead_letters` | `{"max_bytes"}`: where events are kept that will never be taken; `false` keeps none | 16 MiB |
 //! | | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::header::HeaderName;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -31,9 +31,10 @@ use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::{
-    destination::{OutputPolicy, refused},
+    destination::OutputPolicy,
     format::cloudwatch::CloudWatchSettings,
-    secret::Template,
+    secret::{SecretSources, Template},
+    shown::{MOST_CHARS, one_line},
     tls::{self, TlsSettings},
 };
 use crate::{
@@ -41,10 +42,14 @@ use crate::{
     manifest::{Invalid, Output, pointer_of},
 };
 
+mod check;
 mod file;
+mod literals;
 mod vendors;
 
+pub(super) use check::{faults, of_fields};
 pub(super) use file::FileSettings;
+pub(super) use literals::hide;
 
 /// Time between two `fsync`s of a spool; Vector's too.
 const FSYNC_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,6 +66,8 @@ pub struct OutputSettings {
     pub target: Target,
     /// What is done when they do not get there.
     pub delivery: DeliverySettings,
+    /// What an edit of this output would be refused for; it runs because it did before.
+    pub warnings: Vec<String>,
 }
 
 /// Where events go, by type.
@@ -368,7 +375,7 @@ impl OutputSettings {
                 given.kind.to_owned()
             }
             unknown => {
-                let shown: String = unknown.chars().take(60).collect();
+                let shown = one_line(unknown, 60);
                 return Err(Invalid::new(
                     "unknown_output_type",
                     "/type",
@@ -379,7 +386,7 @@ impl OutputSettings {
         let delivery = parse_delivery(&given.take(&DELIVERY_FIELDS)?, policy)?;
         let target = match target.as_str() {
             "file" => Target::File(file::parse(&given.rest()?, policy)?),
-            "tcp" => Target::Tcp(parse_tcp(given.rest()?, policy)?),
+            "tcp" => Target::Tcp(parse_tcp(given.rest()?)?),
             kind => {
                 let common = given.take(&REQUEST_FIELDS)?;
                 let http = match kind {
@@ -391,7 +398,14 @@ impl OutputSettings {
                 Target::Http(http)
             }
         };
-        Ok(Self { target, delivery })
+        let mut settings = Self {
+            target,
+            delivery,
+            warnings: Vec::new(),
+        };
+        let faults = faults(output, &settings, policy);
+        settings.warnings = faults.iter().map(ToString::to_string).collect();
+        Ok(settings)
     }
 
     /// The output that stands in when none is configured.
@@ -403,6 +417,7 @@ impl OutputSettings {
                 dead_letters: None,
                 give_up_after: DEFAULT_GIVE_UP_AFTER,
             },
+            warnings: Vec::new(),
         }
     }
 
@@ -422,8 +437,9 @@ impl OutputSettings {
     }
 }
 
-/// Header fields that HTTP or the gate sets, and who does. Names are lower-case.
-const OWN_HEADERS: [(&str, &str); 15] = [
+/// Header fields that HTTP or the gate sets, and who does. Names are lower-case; one with a `*` stands
+/// for all that begin so.
+const OWN_HEADERS: [(&str, &str); 13] = [
     ("connection", "it belongs to the connection"),
     (
         "content-encoding",
@@ -439,56 +455,31 @@ const OWN_HEADERS: [(&str, &str); 15] = [
     ("trailer", "it belongs to the connection"),
     ("transfer-encoding", "it belongs to the connection"),
     ("upgrade", "it belongs to the connection"),
-    ("x-streamgate-batch", "the gate sets it"),
-    ("x-streamgate-bypassed", "the gate sets it"),
-    ("x-streamgate-revision", "the gate sets it"),
+    ("x-streamgate-*", "the gate sets those"),
 ];
 
 /// Says who sets a header field, if it is not for the settings to set.
 fn owner_of(name: &str, of_format: &[&str]) -> Option<&'static str> {
-    let is = |own: &str| name.trim().eq_ignore_ascii_case(own);
+    let name = name.trim().to_ascii_lowercase();
+    let is = |own: &str| match own.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == own,
+    };
     let own = OWN_HEADERS.iter().find(|(own, _)| is(own));
     let vendors = of_format.iter().any(|own| is(own));
     own.map(|(_, owner)| *owner)
         .or(vendors.then_some("the type of the output sets it"))
 }
 
-/// Refuses header fields that are not for the settings to set.
-///
-/// # Errors
-/// [`Invalid`] at the first of them.
-pub(super) fn check_headers(output: &Output, format: &FormatSettings) -> Result<(), Invalid> {
-    let given = output.settings.get("headers").and_then(Value::as_object);
-    for name in given.into_iter().flat_map(Map::keys) {
-        if let Some(owner) = owner_of(name, format.own_headers()) {
-            return Err(Invalid::new(
-                "reserved_header",
-                header_pointer(name),
-                format!(
-                    "`headers` has `{name}`, but {owner}; expected names that neither HTTP nor the \
-                     output sets: remove it"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 impl FormatSettings {
-    /// Returns the names of header fields that requests of this format depend on, lower-case.
+    /// Returns the names of header fields that requests of this format depend on, lower-case, or
+    /// what they begin with and a `*`.
     fn own_headers(&self) -> &'static [&'static str] {
         match self {
             Self::Framed(..) => &[],
-            Self::Datadog => &["content-type", "dd-api-key"],
-            Self::NewRelic { .. } => &["content-type", "api-key"],
-            Self::CloudWatch(_) => &[
-                "content-type",
-                "authorization",
-                "x-amz-content-sha256",
-                "x-amz-date",
-                "x-amz-security-token",
-                "x-amz-target",
-            ],
+            Self::Datadog => &["content-type", "dd-api-key", "dd-application-key"],
+            Self::NewRelic { .. } => &["content-type", "api-key", "x-license-key", "x-insert-key"],
+            Self::CloudWatch(_) => &["content-type", "authorization", "x-amz-*"],
         }
     }
 }
@@ -516,7 +507,11 @@ impl Given<'_> {
             Invalid::new(
                 "invalid_output",
                 pointer,
-                format!("{} output: {message}", self.kind),
+                format!(
+                    "{} output: {}",
+                    self.kind,
+                    one_line(&message, MOST_CHARS * 4)
+                ),
             )
         })
     }
@@ -597,11 +592,10 @@ fn bytes_within(
     }
 }
 
-fn parse_tcp(fields: TcpFields, policy: &OutputPolicy) -> Result<TcpSettings, Invalid> {
+fn parse_tcp(fields: TcpFields) -> Result<TcpSettings, Invalid> {
     let TcpFields { address, tls } = fields;
     check_address(&address)?;
     let host = host_of(&address);
-    check_host(host, policy, "/address")?;
     if let Some(tls) = &tls {
         tls::check(tls)?;
         if rustls::pki_types::ServerName::try_from(host.to_owned()).is_err() {
@@ -622,7 +616,7 @@ fn check_address(address: &str) -> Result<(), Invalid> {
     if valid && address.len() <= 300 {
         return Ok(());
     }
-    let shown: String = address.chars().take(60).collect();
+    let shown = one_line(address, 60);
     Err(Invalid::new(
         "invalid_address",
         "/address",
@@ -632,25 +626,18 @@ fn check_address(address: &str) -> Result<(), Invalid> {
     ))
 }
 
+/// Returns the port of `host:port`.
+pub(super) fn port_of(address: &str) -> u16 {
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.and_then(|port| port.parse().ok()).unwrap_or_default()
+}
+
 /// Returns the host of `host:port`, an IPv6 address without its brackets.
 pub(super) fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host)
-}
-
-/// Refuses an address that is written out and must not be sent to. Names are looked at when they
-/// are looked up.
-fn check_host(host: &str, policy: &OutputPolicy, pointer: &str) -> Result<(), Invalid> {
-    match host.parse::<IpAddr>() {
-        Ok(address) if !policy.allows(address) => Err(Invalid::new(
-            "forbidden_address",
-            pointer,
-            refused(host, address),
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn parse_http(
@@ -669,7 +656,7 @@ fn parse_http(
     }
     let values = fields.values.unwrap_or(Values::Any);
     let preset = Preset {
-        url: parse_url(&fields.url, "/url", policy)?,
+        url: parse_url(&fields.url, "/url")?,
         method: fields.method.unwrap_or(Method::Post),
         headers: Vec::new(),
         format: FormatSettings::Framed(framing, values),
@@ -677,7 +664,7 @@ fn parse_http(
         max_bytes: 1024 * 1024,
         max_events: None,
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 /// What a type of output says before the settings do.
@@ -693,7 +680,7 @@ struct Preset {
 }
 
 impl Preset {
-    fn with(self, common: RequestFields) -> Result<HttpSettings, Invalid> {
+    fn with(self, common: RequestFields, policy: &OutputPolicy) -> Result<HttpSettings, Invalid> {
         if let Some(tls) = &common.tls {
             if self.url.scheme() != "https" {
                 return Err(Invalid::new(
@@ -723,11 +710,15 @@ impl Preset {
         given.retain(|name, _| {
             let owner = owner_of(name, of_format);
             if let Some(owner) = owner {
-                warn!(header = %name, "a header of an output is ignored: {owner}; remove it");
+                let name = one_line(name, MOST_CHARS);
+                warn!(
+                    header = name,
+                    "a header of an output is ignored: {owner}; remove it"
+                );
             }
             owner.is_none()
         });
-        headers.extend(parse_headers(given)?);
+        headers.extend(parse_headers(given, &policy.secrets)?);
         let max_bytes = within("max_batch_bytes", common.max_batch_bytes, 1024..=(64 << 20))?;
         let max_events = within("max_batch_events", common.max_batch_events, 1..=10_000)?;
         let timeout = within("timeout_ms", common.timeout_ms, 1..=300_000)?;
@@ -751,12 +742,8 @@ impl Preset {
 }
 
 /// Reads a URL of a receiver.
-pub(super) fn parse_url(
-    given: &str,
-    pointer: &str,
-    policy: &OutputPolicy,
-) -> Result<reqwest::Url, Invalid> {
-    let shown: String = given.chars().take(100).collect();
+pub(super) fn parse_url(given: &str, pointer: &str) -> Result<reqwest::Url, Invalid> {
+    let shown = one_line(given, 100);
     let invalid = |cause: &str| {
         Invalid::new(
             "invalid_url",
@@ -776,10 +763,6 @@ pub(super) fn parse_url(
              send them in `headers`",
         ));
     }
-    // The parser has brought every way to write an address into the one that `IpAddr` reads.
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    check_host(host, policy, pointer)?;
     Ok(url)
 }
 
@@ -787,7 +770,10 @@ fn header_pointer(name: &str) -> String {
     format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Template)>, Invalid> {
+fn parse_headers(
+    given: BTreeMap<String, String>,
+    sources: &SecretSources,
+) -> Result<Vec<(HeaderName, Template)>, Invalid> {
     if given.len() > MAX_HEADERS {
         return Err(Invalid::new(
             "too_many",
@@ -805,12 +791,12 @@ fn parse_headers(given: BTreeMap<String, String>) -> Result<Vec<(HeaderName, Tem
             Invalid::new(
                 "invalid_header",
                 pointer.clone(),
-                format!("`{name}`: {what}"),
+                format!("`{}`: {what}", one_line(&name, MOST_CHARS)),
             )
         };
         let header = HeaderName::try_from(&name)
             .map_err(|_| invalid("a header name has only letters, digits and `-`"))?;
-        let template = Template::parse(&value, &pointer)?;
+        let template = Template::parse(&value, &pointer, sources)?;
         let visible = |text: &str| reqwest::header::HeaderValue::try_from(text).is_ok();
         if !visible(&value) || !template.fill().is_ok_and(|value| visible(&value)) {
             return Err(invalid(

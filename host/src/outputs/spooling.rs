@@ -286,7 +286,7 @@ impl Spooling {
             .spawn(empty);
         if let Err(error) = begun {
             error!(output = %self.entry.name.id, %error, "cannot start a thread for the spool");
-            self.state.failed(error.to_string());
+            self.state.failed(&error.to_string());
         }
         Some(spool)
     }

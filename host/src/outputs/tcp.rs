@@ -26,7 +26,7 @@ use super::{
     http::allowed_addresses,
     queue::Group,
     runner::Attempt,
-    settings::{TcpSettings, host_of},
+    settings::{TcpSettings, host_of, port_of},
     tls::{self, CertificateAsked},
 };
 
@@ -149,10 +149,7 @@ impl TcpLines {
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let address = &self.settings.address;
         let host = host_of(address);
-        let port = address
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse().ok());
-        let addresses = allowed_addresses(host, port.unwrap_or_default(), &self.policy).await?;
+        let addresses = allowed_addresses(host, port_of(address), &self.policy).await?;
         let stream = TcpStream::connect(addresses.as_slice()).await?;
         // A last small write must not wait for the acknowledgement of the one before it.
         stream.set_nodelay(true)?;

@@ -301,7 +301,10 @@ mod tests {
     use super::*;
 
     fn format() -> CloudWatch {
-        let secret = || Secret::Environment("PATH".to_owned());
+        let secret = || {
+            let sources = crate::outputs::SecretSources::default();
+            Secret::parse("env:PATH", "", &sources).expect("it is set")
+        };
         CloudWatch {
             settings: CloudWatchSettings {
                 region: "eu-central-1".to_owned(),

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    super::{format::cloudwatch::CloudWatchSettings, secret::Secret},
+    super::{format::cloudwatch::CloudWatchSettings, secret::Secret, shown::one_line},
     Compression, FormatSettings, HttpSettings, Invalid, Method, OutputPolicy, Preset,
     RequestFields, Template, parse_url,
 };
@@ -55,7 +55,7 @@ pub(super) fn datadog(
     let site = fields.site.as_deref().unwrap_or("datadoghq.com");
     check_domain(site, "/site", "datadoghq.eu")?;
     let default = format!("https://http-intake.logs.{site}/api/v2/logs");
-    let mut url = endpoint(fields.endpoint.as_deref(), &default, policy)?;
+    let mut url = endpoint(fields.endpoint.as_deref(), &default)?;
     let tags = (!fields.tags.is_empty()).then(|| fields.tags.join(","));
     let parameters = [
         ("ddsource", fields.source),
@@ -71,13 +71,18 @@ pub(super) fn datadog(
     let preset = Preset {
         url,
         method: Method::Post,
-        headers: vec![key_header("dd-api-key", &fields.api_key, "/api_key")?],
+        headers: vec![key_header(
+            "dd-api-key",
+            &fields.api_key,
+            "/api_key",
+            policy,
+        )?],
         format: FormatSettings::Datadog,
         compressions: &[Compression::Gzip, Compression::None, Compression::Zstd],
         max_bytes: 4_250_000,
         max_events: Some(1_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 #[derive(Deserialize)]
@@ -110,9 +115,14 @@ pub(super) fn newrelic(
         NewRelicRegion::Gov => "https://gov-log-api.newrelic.com/log/v1",
     };
     let preset = Preset {
-        url: endpoint(fields.endpoint.as_deref(), default, policy)?,
+        url: endpoint(fields.endpoint.as_deref(), default)?,
         method: Method::Post,
-        headers: vec![key_header("api-key", &fields.license_key, "/license_key")?],
+        headers: vec![key_header(
+            "api-key",
+            &fields.license_key,
+            "/license_key",
+            policy,
+        )?],
         format: FormatSettings::NewRelic {
             common: Value::Object(fields.attributes).to_string(),
         },
@@ -120,7 +130,7 @@ pub(super) fn newrelic(
         max_bytes: 1_000_000,
         max_events: Some(10_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
 #[derive(Deserialize)]
@@ -154,7 +164,7 @@ pub(super) fn cloudwatch(
     let default = format!("https://logs.{region}.{domain}/");
     let secret = |given: Option<String>, name: &str, pointer: &str| {
         let reference = given.unwrap_or_else(|| format!("env:{name}"));
-        Secret::parse(&reference, pointer)
+        Secret::parse(&reference, pointer, &policy.secrets)
     };
     let session_token = match (fields.session_token, std::env::var_os("AWS_SESSION_TOKEN")) {
         (None, None) => None,
@@ -174,7 +184,7 @@ pub(super) fn cloudwatch(
         region,
     };
     let preset = Preset {
-        url: endpoint(fields.endpoint.as_deref(), &default, policy)?,
+        url: endpoint(fields.endpoint.as_deref(), &default)?,
         method: Method::Post,
         headers: Vec::new(),
         format: FormatSettings::CloudWatch(Box::new(settings)),
@@ -182,11 +192,11 @@ pub(super) fn cloudwatch(
         max_bytes: 1_048_576,
         max_events: Some(10_000),
     };
-    preset.with(common)
+    preset.with(common, policy)
 }
 
-fn endpoint(given: Option<&str>, default: &str, policy: &OutputPolicy) -> Result<Url, Invalid> {
-    parse_url(given.unwrap_or(default), "/endpoint", policy)
+fn endpoint(given: Option<&str>, default: &str) -> Result<Url, Invalid> {
+    parse_url(given.unwrap_or(default), "/endpoint")
 }
 
 /// Makes the header that holds a key.
@@ -194,8 +204,9 @@ fn key_header(
     name: &'static str,
     reference: &str,
     pointer: &str,
+    policy: &OutputPolicy,
 ) -> Result<(HeaderName, Template), Invalid> {
-    let key = Template::of_secret(Secret::parse(reference, pointer)?);
+    let key = Template::of_secret(Secret::parse(reference, pointer, &policy.secrets)?);
     Ok((HeaderName::from_static(name), key))
 }
 
@@ -239,7 +250,7 @@ fn check_stream(given: &str) -> Result<(), Invalid> {
 }
 
 fn unfit(given: &str, pointer: &str, expected: &str) -> Invalid {
-    let shown: String = given.chars().take(60).collect();
+    let shown = one_line(given, 60);
     let name = pointer.trim_start_matches('/');
     Invalid::new(
         "invalid_output",
