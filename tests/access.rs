@@ -2,6 +2,7 @@
 //! no secret is shown anywhere.
 
 use std::{
+    io::{Read, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
@@ -10,7 +11,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Body, Gate, RedisServer, Request, Setup, drops, eventually, member, signing_keys,
+    Answer, Body, Gate, HttpReceiver, PATIENCE, RedisServer, Reply, Request, Setup, drops,
+    eventually, member, signing_keys,
 };
 
 /// Runs a command of the binary.
@@ -59,7 +61,10 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 
 /// All routes of the description, with an id in place of each parameter.
 fn routes(gate: &Gate) -> Vec<(String, String)> {
-    let description = gate.get("/openapi.json");
+    routes_of(&gate.get("/openapi.json"))
+}
+
+fn routes_of(description: &Value) -> Vec<(String, String)> {
     let paths = description["paths"].as_object().expect("an object");
     let mut routes = Vec::new();
     for (path, operations) in paths {
@@ -606,4 +611,209 @@ fn tokens_of_a_signed_fleet_are_signed_too() {
         403,
         "role_not_enough",
     );
+}
+
+/// Sends bytes, and returns the statuses of all answers that come until the gate closes, or until one
+/// more request is answered.
+fn statuses(address: std::net::SocketAddr, bytes: &[u8]) -> (Vec<u16>, bool) {
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let _ = stream.write_all(bytes);
+    let mut answers = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        let found = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("HTTP/1.1 "));
+        let found: Vec<u16> = found.filter_map(|line| line[..3].parse().ok()).collect();
+        if found.contains(&404) {
+            return (found, false);
+        }
+        match stream.read(&mut buffer) {
+            Ok(read) if read > 0 => answers.extend_from_slice(&buffer[..read]),
+            _ => return (found, true),
+        }
+    }
+}
+
+/// Where one request ends and the next begins is never a matter of opinion: what proxies could read
+/// in two ways is refused, and the connection closed.
+#[test]
+fn requests_with_two_lengths_are_refused() {
+    let gate = Setup::new().start();
+    let refused = [
+        "Content-Length: 0\r\nContent-Length: 5\r\n\r\nabcde",
+        "Content-Length: 0, 5\r\n\r\n",
+        "Content-Length: +0\r\n\r\n",
+        "Content-Length: -1\r\n\r\n",
+        "Content-Length: 0x0\r\n\r\n",
+        "Content-Length: 99999999999999999999999\r\n\r\n",
+        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "X-A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+        "X-A: b\rc\r\nContent-Length: 0\r\n\r\n",
+        "X-A: b\0c\r\nContent-Length: 0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n\r\n",
+    ];
+    let closed = [
+        "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
+    ];
+    for (address, path) in [(gate.control(), "/publish"), (gate.http(), "/ingest")] {
+        let send = |rest: &str| {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            );
+            let next = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            statuses(address, format!("{head}{rest}{next}").as_bytes())
+        };
+        for rest in refused {
+            assert_eq!(send(rest), (vec![400], true), "{path} {rest:?}");
+        }
+        for rest in closed {
+            let (answers, is_closed) = send(rest);
+            assert!(
+                answers.len() == 1 && is_closed,
+                "{path} {rest:?}: {answers:?}"
+            );
+        }
+        assert_eq!(send("Content-Length: 0\r\n\r\n").0.len(), 2, "{path}");
+    }
+    gate.stop();
+}
+
+/// An id in a path is a name, and never leads to a file.
+#[test]
+fn paths_lead_nowhere_else() {
+    let gate = Setup::new().start();
+    let outside = gate.directory().join("outside");
+    std::fs::write(&outside, "not yours").expect("it is ours");
+    for id in [
+        "..",
+        "../outside",
+        "..%2foutside",
+        "%2e%2e%2foutside",
+        "..%5coutside",
+        "%2e%2e",
+        "a%00b",
+        "%ff",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "....//outside",
+        "..;/outside",
+        "%252e%252e%252foutside",
+    ] {
+        for (method, path) in [
+            ("GET", format!("/docs/{id}")),
+            ("GET", format!("/modules/{id}")),
+            ("GET", format!("/modules/{id}/wasm")),
+            ("PUT", format!("/modules/{id}")),
+            ("DELETE", format!("/modules/{id}")),
+            ("GET", format!("/outputs/{id}/dead-letters")),
+            ("GET", format!("/revisions/{id}")),
+            ("PUT", format!("/rules/{id}")),
+        ] {
+            let request = Request::new(method, &path).header("Content-Type", "application/json");
+            let answer = gate.ask(&match method {
+                "PUT" => request.body(Body::Whole(b"\0asm\x01\0\0\0")),
+                _ => request,
+            });
+            assert!(
+                matches!(answer.status, 400 | 404 | 405 | 422),
+                "{method} {path}: {answer}"
+            );
+            let text = answer.text();
+            assert!(
+                !text.contains("not yours") && !text.contains("root:"),
+                "{text}"
+            );
+        }
+    }
+    assert_eq!(
+        std::fs::read_to_string(outside).expect("it is there"),
+        "not yours"
+    );
+    gate.stop();
+}
+
+/// Everything that the gate says, after everything that it was told.
+#[test]
+fn secrets_are_in_no_answer_log_line_or_metric() {
+    let store = tempfile::tempdir().expect("a temporary directory");
+    let token = create(store.path(), "ops", "admin", &[]);
+    let canaries = [
+        "canary-vendor-0123456789",
+        "canary-header-0123456789",
+        "canary-bootstrap-0123456789abcdef",
+    ];
+    let receiver = HttpReceiver::answering(|_| Reply::Status(401));
+    let setup = Setup::new()
+        .store(store.path())
+        .env("STREAMGATE_SECRET_VENDOR", canaries[0])
+        .env("STREAMGATE_SECRET_HEADER", canaries[1])
+        .env("STREAMGATE_BOOTSTRAP_TOKEN", "env:FIRST")
+        .env("FIRST", canaries[2])
+        .env("STREAMGATE_LOG", "debug");
+    let gate = setup.start();
+    let edit = |method: &str, path: &str, body: &Value| {
+        let body = body.to_string();
+        let request = Request::new(method, path).header("Content-Type", "application/json");
+        gate.ask(&with(canaries[2], request).body(Body::Whole(body.as_bytes())))
+    };
+    let outputs = [
+        json!({"id": "a", "type": "http", "url": receiver.url(),
+               "headers": {"authorization": "Bearer ${env:STREAMGATE_SECRET_HEADER}"}}),
+        json!({"id": "b", "type": "datadog", "url": receiver.url(), "api_key": "env:STREAMGATE_SECRET_VENDOR"}),
+        // These are refused, and not repeated.
+        json!({"id": "c", "type": "datadog", "url": receiver.url(), "api_key": canaries[0]}),
+        json!({"id": "d", "type": "http", "url": receiver.url(), "headers": {"x-api-key": canaries[1]}}),
+        json!({"id": "e", "type": "http", "url": format!("http://user:{}@localhost:1/", canaries[1])}),
+    ];
+    let mut answers = Vec::new();
+    for output in &outputs {
+        answers.push(edit("POST", "/outputs", output).text());
+    }
+    edit("PUT", "/rules", &drops("DEBUG")).expect(200);
+    edit("POST", "/publish", &json!({})).expect(200);
+    gate.send(b"INFO one\n");
+    eventually("the receiver refused it", || {
+        !receiver.requests().is_empty()
+    });
+    eventually("the error is told", || {
+        let status = ask(&gate, &token, "GET", "/status").json();
+        status["outputs"].as_array().is_some_and(|outputs| {
+            outputs
+                .iter()
+                .any(|output| output["last_error"].is_string())
+        })
+    });
+    let sent = format!("{:?}", receiver.requests());
+    assert!(
+        sent.contains(canaries[0]) || sent.contains(canaries[1]),
+        "they were used: {sent}"
+    );
+    for (method, path) in routes_of(&gate.get("/openapi.json")) {
+        answers.push(ask(&gate, &token, "GET", &path).text());
+        if method != "GET" && !path.starts_with("/tokens") {
+            answers.push(ask(&gate, &token, &method, &path).text());
+        }
+    }
+    for path in ["/revisions/1", "/outputs/a", "/outputs/b", "/draft"] {
+        answers.push(ask(&gate, &token, "GET", path).text());
+    }
+    let audit = std::fs::read_to_string(store.path().join("audit.jsonl")).expect("text");
+    let kept = std::fs::read_to_string(store.path().join("tokens.json")).expect("text");
+    let ended = gate.stop();
+    answers.extend([audit, kept, ended.stderr]);
+    for answer in &answers {
+        for secret in canaries.iter().chain([&token.as_str()]) {
+            assert!(!answer.contains(secret), "{secret} in {answer}");
+        }
+    }
 }

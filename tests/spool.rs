@@ -104,6 +104,62 @@ fn end_with_a_dead_receiver_is_clean_and_the_next_gate_sends_the_rest() {
     gate.finish(0);
 }
 
+/// A receiver takes some requests of a large record and then fails. Whoever sends the rest, after a
+/// change of the output or a restart, begins behind what was taken.
+#[test]
+fn what_was_taken_before_a_change_or_a_clean_end_is_not_sent_again() {
+    let store = tempfile::tempdir().unwrap();
+    let works = Arc::new(AtomicU64::new(7));
+    let seen = Arc::clone(&works);
+    let receiver = HttpReceiver::answering(move |_| {
+        let left = seen.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        });
+        Reply::Status(if left.is_ok() { 200 } else { 503 })
+    });
+    let taken = || {
+        receiver
+            .requests()
+            .iter()
+            .filter(|request| request.taken)
+            .count()
+    };
+    let output = |timeout: u64| {
+        let mut output = spooled(&receiver);
+        (output["timeout_ms"], output["max_in_flight"]) = (timeout.into(), 1.into());
+        output
+    };
+    let gate = Setup::new().store(store.path()).start();
+    gate.edit("POST", "/config/batch_size?size=10", &json!(null));
+    gate.run(&json!([]), &[output(5_000)]);
+    gate.send(&numbered(0..1_000));
+    eventually("some is taken", || {
+        taken() == 7 && spool_events(&gate) == 930
+    });
+    for round in 1..=2_u64 {
+        works.store(7, Ordering::SeqCst);
+        gate.run(&json!([]), &[output(5_000 + round)]);
+        let total = 7 * (round as usize + 1);
+        eventually("more is taken", || {
+            taken() == total && spool_events(&gate) == 1_000 - 10 * total as u64
+        });
+    }
+    gate.stop();
+    works.store(7, Ordering::SeqCst);
+    let gate = Setup::new().store(store.path()).start();
+    eventually("more is taken", || {
+        taken() == 28 && spool_events(&gate) == 720
+    });
+    gate.stop();
+    works.store(u64::MAX, Ordering::SeqCst);
+    let gate = Setup::new().store(store.path()).start();
+    receiver.wait_for(&numbered(0..1_000));
+    let stats = gate.settled(0);
+    assert_eq!(stats["outputs"][0]["recovered"], 720, "{stats:#}");
+    assert_eq!(stats["outputs"][0]["sent"], 720, "{stats:#}");
+    gate.stop();
+}
+
 #[test]
 fn changed_output_takes_the_spool_over() {
     let (receiver, _) = switchable();

@@ -2,8 +2,9 @@
 //!
 //! A [`Spool`] is a folder of *segments* ([`record`] and [`segment`] have the format), a file that
 //! says how far they are acknowledged ([`checkpoint`]), one that says which gave way
-//! ([`given_up`]), one that says which format they have ([`format`](mod@format)), and a lock that
-//! keeps other processes out ([`lock`]). Records are appended in order, read in order, and
+//! ([`given_up`]), one that says what else was known when it was closed ([`closed`]), one that says
+//! which format they have ([`format`](mod@format)), and a lock that keeps other processes out
+//! ([`lock`]). Records are appended in order, read in order, and
 //! acknowledged in any order; a segment is deleted when all of its records are acknowledged.
 //!
 //! What it promises:
@@ -14,7 +15,7 @@
 //! - What [`Spool::sync`] returned for is on the disk. Everything appended survives the end of the
 //!   process, however it comes; without `sync` a loss of power can take the newest records.
 //! - A record that was not acknowledged is read again after a restart: at least once, never not at
-//!   all.
+//!   all. After a clean close that is exactly what was not acknowledged, down to the event.
 //! - If its folder is removed or renamed while it is open, [`Spool::sync`] fails and the folder is
 //!   made again, with the segment that was being written. What was in other segments is counted as
 //!   damaged.
@@ -41,6 +42,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 mod checkpoint;
+mod closed;
 mod format;
 mod given_up;
 mod lock;
@@ -52,6 +54,7 @@ pub use lock::{FolderLock, Holder, LockError};
 pub use record::MAX_PAYLOAD_BYTES;
 
 use checkpoint::{Checkpoint, Mark};
+use closed::Closed;
 use given_up::GivenUp;
 use record::{HEADER_BYTES, Header};
 use segment::{Scanner, Segment};
@@ -144,6 +147,8 @@ pub struct Record {
     pub position: u64,
     /// How many events it holds.
     pub events: u32,
+    /// How many of them, from the first on, were done with before ([`Spool::acknowledge_part`]).
+    pub done: u32,
     /// What was appended.
     pub payload: Vec<u8>,
 }
@@ -259,6 +264,8 @@ struct Index {
     acknowledged: u64,
     /// Records behind it that are too.
     acknowledged_too: BTreeSet<u64>,
+    /// Events at the beginning of records that are not in hand which are done with.
+    parts: BTreeMap<u64, u32>,
     checkpoint: Checkpoint,
     /// Whether the checkpoint is on the disk before segments are deleted.
     sync_checkpoint: bool,
@@ -280,6 +287,8 @@ struct Index {
 #[derive(Debug)]
 struct InHand {
     events: u32,
+    /// How many of them, from the first on, are done with.
+    done: u32,
     number: Option<u64>,
     /// The segment it is in, by its first position.
     segment: u64,
@@ -594,7 +603,7 @@ impl Spool {
         let mut index = self.index.lock();
         for position in positions {
             if let Some(held) = index.in_hand.remove(&position) {
-                index.in_hand_events -= u64::from(held.events);
+                index.in_hand_events -= held.left();
                 index.acknowledged_too.insert(position);
             }
         }
@@ -602,6 +611,19 @@ impl Spool {
         index.delete_acknowledged();
         drop(index);
         self.changed.notify_all();
+    }
+
+    /// Says that the first `events` events of a record are done with. Only a clean close writes that
+    /// down: after a crash the whole record is read again.
+    pub fn acknowledge_part(&self, position: u64, events: u32) {
+        let mut index = self.index.lock();
+        let Some(held) = index.in_hand.get_mut(&position) else {
+            return;
+        };
+        let before = held.left();
+        held.done = held.done.max(events.min(held.events));
+        let done = before - held.left();
+        index.in_hand_events -= done;
     }
 
     /// Reads all records again that were read and are not acknowledged.
@@ -616,7 +638,10 @@ impl Spool {
                 (index.next_read, index.next_number) = (position, held.number);
             }
             if let Some(segment) = index.segment_mut(held.segment) {
-                segment.unread += u64::from(held.events);
+                segment.unread += held.left();
+            }
+            if held.done > 0 {
+                index.parts.insert(position, held.done);
             }
         }
         drop(index);
@@ -841,29 +866,35 @@ impl Spool {
                     index.next_read = header.position + 1;
                     index.next_number = header.number.map(|number| number + u64::from(events));
                     let known = index.acknowledged_too.contains(&header.position);
+                    let done = index.parts.remove(&header.position).unwrap_or(0);
+                    let held = InHand {
+                        events,
+                        done: done.min(events),
+                        number: header.number,
+                        segment: segment.first,
+                    };
                     if let Some(segment) = index.segment_mut(segment.first) {
-                        let read = if known { 0 } else { u64::from(events) };
+                        let read = if known { 0 } else { held.left() };
                         segment.unread = segment.unread.saturating_sub(read);
                         // Behind the last record nothing can be to come.
                         if segment.end == header.position + 1 {
                             *lost += index.lose_unread(header.position + 1, damaged);
                         }
                     }
-                    if known {
+                    if known || held.left() == 0 {
+                        index.acknowledged_too.insert(header.position);
+                        index.advance();
                         continue;
                     }
-                    let held = InHand {
-                        events,
-                        number: header.number,
-                        segment: segment.first,
-                    };
+                    index.in_hand_events += held.left();
+                    let done = held.done;
                     if let Some(before) = index.in_hand.insert(header.position, held) {
-                        index.in_hand_events -= u64::from(before.events);
+                        index.in_hand_events -= before.left();
                     }
-                    index.in_hand_events += u64::from(events);
                     return Some(Record {
                         position: header.position,
                         events,
+                        done,
                         payload,
                     });
                 }
@@ -886,6 +917,15 @@ impl Drop for Spool {
         let index = self.index.get_mut();
         index.writing = false;
         index.delete_acknowledged();
+        // Without it something is sent twice.
+        let _ = index.closing().write(&self.folder);
+    }
+}
+
+impl InHand {
+    /// Events that are not done with.
+    fn left(&self) -> u64 {
+        u64::from(self.events - self.done)
     }
 }
 
@@ -897,13 +937,14 @@ impl Index {
             position: acknowledged.map_or(1, |mark| mark.position.max(1)),
             number: acknowledged.and_then(|mark| mark.number),
         };
+        let closed = Closed::read(folder, start.position);
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name();
             if let Some(name) = name.to_str().and_then(segment::first_of) {
                 let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
-                found.push(FoundFile::read(entry.path(), name, bytes, start)?);
+                found.push(FoundFile::read(entry.path(), name, bytes, start, &closed)?);
             }
         }
         // By what they hold: a file may have the name of another.
@@ -923,6 +964,7 @@ impl Index {
             reading: 0,
             acknowledged: start.position,
             acknowledged_too: BTreeSet::new(),
+            parts: BTreeMap::new(),
             checkpoint,
             sync_checkpoint: false,
             given_up: GivenUp::read(folder),
@@ -938,11 +980,15 @@ impl Index {
         // Nothing is known to be missing before the first record if it is not known where that was.
         let mut known = acknowledged.map(|_| start);
         for file in found {
-            index.take_in(folder, file, &mut known)?;
+            index.take_in(folder, file, &mut known, &closed)?;
+        }
+        if let Some(end) = closed.end {
+            index.take_end(folder, end, known);
         }
         if index.segments.is_empty() {
             index.next_number = Some(index.end_number);
         }
+        (index.acknowledged_too, index.parts) = (closed.done, closed.parts);
         // From now on it is known where the first one was.
         index.note_acknowledged();
         Ok(index)
@@ -956,6 +1002,7 @@ impl Index {
         folder: &Path,
         mut file: FoundFile,
         known: &mut Option<Mark>,
+        closed: &Closed,
     ) -> io::Result<()> {
         let behind = known.map_or(0, |mark| mark.position);
         if !self.segments.is_empty() && file.first.is_some_and(|first| first.position < behind) {
@@ -965,7 +1012,7 @@ impl Index {
                 position: self.acknowledged,
                 number: None,
             });
-            file = FoundFile::read(file.path, file.name, file.bytes, least)?;
+            file = FoundFile::read(file.path, file.name, file.bytes, least, closed)?;
             file.first = file.first_unread;
             match file.first {
                 // What is missing before it is counted with its events.
@@ -1042,6 +1089,55 @@ impl Index {
         self.end_number = self.end_number.max(file.end.number.unwrap_or(0));
         self.segments.push_back(segment);
         Ok(())
+    }
+
+    /// Takes in where the spool ended when it was closed: what is missing before that is counted, and
+    /// no position is used twice.
+    fn take_end(&mut self, folder: &Path, end: Mark, known: Option<Mark>) {
+        if end.position <= self.end {
+            return;
+        }
+        if let Some(before) = known
+            && let Some(lost) = self.lost_between(before, end)
+        {
+            match self.segments.back_mut().filter(|last| last.torn) {
+                // What is left of it.
+                Some(last) => {
+                    last.end = end.position;
+                    last.end_number = end.number;
+                    last.unread += lost;
+                }
+                None => self.segments.push_back(Segment {
+                    path: segment::path_of(folder, before.position),
+                    first: before.position,
+                    end: end.position,
+                    bytes: 0,
+                    unread: lost,
+                    end_number: end.number,
+                    torn: false,
+                    missing: true,
+                    told_bytes: 0,
+                }),
+            }
+        }
+        self.end = end.position;
+        self.end_number = self.end_number.max(end.number.unwrap_or(0));
+    }
+
+    /// What is to be known at the next opening.
+    fn closing(&mut self) -> Closed {
+        let mut parts = std::mem::take(&mut self.parts);
+        let in_hand = self.in_hand.iter();
+        parts.extend(in_hand.map(|(position, held)| (*position, held.done)));
+        parts.retain(|_, done| *done > 0);
+        Closed {
+            end: Some(Mark {
+                position: self.end,
+                number: Some(self.end_number),
+            }),
+            done: std::mem::take(&mut self.acknowledged_too),
+            parts,
+        }
     }
 
     /// Returns how many events were in records that are missing between two that are there, or
@@ -1201,7 +1297,13 @@ struct FoundFile {
 
 impl FoundFile {
     /// Reads a segment; records before `least` do not count.
-    fn read(path: PathBuf, name: u64, bytes: u64, least: Mark) -> io::Result<Self> {
+    fn read(
+        path: PathBuf,
+        name: u64,
+        bytes: u64,
+        least: Mark,
+        closed: &Closed,
+    ) -> io::Result<Self> {
         let mut found = Self {
             path,
             name,
@@ -1215,7 +1317,7 @@ impl FoundFile {
             events: 0,
             torn: true,
         };
-        let counted = found.count(least);
+        let counted = found.count(least, closed);
         // Any other is found, and told, when it is read.
         if let Err(error) = counted
             && is_passing(&error)
@@ -1225,7 +1327,7 @@ impl FoundFile {
         Ok(found)
     }
 
-    fn count(&mut self, least: Mark) -> io::Result<()> {
+    fn count(&mut self, least: Mark, closed: &Closed) -> io::Result<()> {
         let mut scanner = Scanner::open(&self.path)?;
         let mut damaged_bytes = 0;
         while let Some((header, _)) = scanner.next(self.bytes)? {
@@ -1246,7 +1348,8 @@ impl FoundFile {
                     .number
                     .zip(before)
                     .map_or(0, |(at, before)| at.saturating_sub(before));
-                self.events = self.events.saturating_add(events + missing);
+                let left = closed.left(mark.position, header.events);
+                self.events = self.events.saturating_add(left + missing);
                 self.first_unread.get_or_insert(mark);
             }
             self.first.get_or_insert(mark);

@@ -79,11 +79,20 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Spooled {
     pub(super) group: Group,
-    /// The records it is made of, each with where it ends in the group; none if it came past the
-    /// spool.
-    records: Vec<(u64, usize)>,
+    /// The records it is made of; none if it came past the spool.
+    records: Vec<Taken>,
     /// How many of them are acknowledged.
     acknowledged: AtomicUsize,
+}
+
+/// A record that a lane has.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    position: u64,
+    /// How many of its events are not in the group, since they were done with before.
+    done: u32,
+    /// Where it ends in the group.
+    end: usize,
 }
 
 /// An output's spool, with the threads that fill and empty it.
@@ -180,18 +189,32 @@ impl Spooling {
     pub(super) fn advanced(&self, spooled: &Spooled, bytes: usize) {
         let from = spooled.acknowledged.load(Ordering::Relaxed);
         let behind = &spooled.records[from..];
-        let done = behind.partition_point(|(_, end)| *end <= bytes);
-        if done == 0 {
+        let done = behind.partition_point(|record| record.end <= bytes);
+        let begin = match (from + done).checked_sub(1) {
+            Some(last) => spooled.records[last].end,
+            None => 0,
+        };
+        let part = behind.get(done).filter(|_| bytes > begin);
+        if done == 0 && part.is_none() {
             return;
         }
         spooled.acknowledged.store(from + done, Ordering::Relaxed);
         // Not with the lock, for which those wait that ask how it is.
-        let spool = self.spool.lock().clone();
-        if let Some(spool) = spool {
-            let positions = behind[..done].iter().map(|(position, _)| *position);
-            // It writes how far it is, and deletes files.
-            block_in_place(|| spool.acknowledge(positions));
-        }
+        let Some(spool) = self.spool.lock().clone() else {
+            return;
+        };
+        let positions = behind[..done].iter().map(|record| record.position);
+        // It writes how far it is, and deletes files.
+        block_in_place(|| {
+            if done > 0 {
+                spool.acknowledge(positions);
+            }
+            if let Some(record) = part {
+                let events = spooled.group.events_in(begin, bytes - begin);
+                let events = u32::try_from(events).unwrap_or(u32::MAX);
+                spool.acknowledge_part(record.position, record.done.saturating_add(events));
+            }
+        });
     }
 
     /// Whether what a lane has in hand stays on the disk if the lane lets go of it.
@@ -470,13 +493,18 @@ impl Spooling {
             deadline.get_or_insert_with(|| Instant::now() + filling.linger);
             let Some((from, given)) = decode(&record) else {
                 let account = &self.entry.name.account;
-                account.discarded(DiscardReason::SpoolDamaged, u64::from(record.events));
+                let lost = u64::from(record.events - record.done);
+                account.discarded(DiscardReason::SpoolDamaged, lost);
                 spool.acknowledge([record.position]);
                 continue;
             };
             lines.push(given, from.at);
-            records.push((record.position, lines.len()));
-            events += u64::from(record.events);
+            records.push(Taken {
+                position: record.position,
+                done: record.done,
+                end: lines.len(),
+            });
+            events += u64::from(record.events - record.done);
             let bypassed = from.bypassed || origin.is_some_and(|origin| origin.bypassed);
             origin = Some(Origin { bypassed, ..from });
         }
@@ -574,12 +602,19 @@ fn decode(record: &Record) -> Option<(Origin, &[u8])> {
     let whole = lines.last() == Some(&b'\n')
         && streamgate_guest::count_events(lines) == record.events as usize;
     let at = Duration::from_millis(number(8));
-    whole.then_some((
-        Origin {
-            revision: number(0),
-            bypassed: prefix[16] == 1,
-            at: SystemTime::UNIX_EPOCH.checked_add(at)?,
-        },
-        lines,
-    ))
+    let origin = Origin {
+        revision: number(0),
+        bypassed: prefix[16] == 1,
+        at: SystemTime::UNIX_EPOCH.checked_add(at)?,
+    };
+    whole.then(|| (origin, &lines[end_of_events(lines, record.done)..]))
+}
+
+/// Returns where the first `events` events end.
+fn end_of_events(lines: &[u8], events: u32) -> usize {
+    let mut ends = memchr::memchr_iter(b'\n', lines);
+    match (events as usize).checked_sub(1) {
+        Some(last) => ends.nth(last).map_or(lines.len(), |at| at + 1),
+        None => 0,
+    }
 }
