@@ -623,10 +623,11 @@ fn statuses(address: std::net::SocketAddr, bytes: &[u8]) -> (Vec<u16>, bool) {
     let mut buffer = [0; 16 * 1024];
     loop {
         let text = String::from_utf8_lossy(&answers).into_owned();
-        let found = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("HTTP/1.1 "));
-        let found: Vec<u16> = found.filter_map(|line| line[..3].parse().ok()).collect();
+        // An answer follows the body of the one before it without a line end.
+        let heads = text.split("HTTP/1.1 ").skip(1);
+        let found: Vec<u16> = heads
+            .filter_map(|head| head.get(..3)?.parse().ok())
+            .collect();
         if found.contains(&404) {
             return (found, false);
         }
@@ -759,8 +760,9 @@ fn secrets_are_in_no_answer_log_line_or_metric() {
         .env("STREAMGATE_SECRET_HEADER", canaries[1])
         .env("STREAMGATE_BOOTSTRAP_TOKEN", "env:FIRST")
         .env("FIRST", canaries[2])
-        .env("STREAMGATE_LOG", "debug");
-    let gate = setup.start();
+        .env("STREAMGATE_LOG", "debug")
+        .flag("grace-period", "100ms");
+    let mut gate = setup.start();
     let edit = |method: &str, path: &str, body: &Value| {
         let body = body.to_string();
         let request = Request::new(method, path).header("Content-Type", "application/json");
@@ -769,9 +771,9 @@ fn secrets_are_in_no_answer_log_line_or_metric() {
     let outputs = [
         json!({"id": "a", "type": "http", "url": receiver.url(),
                "headers": {"authorization": "Bearer ${env:STREAMGATE_SECRET_HEADER}"}}),
-        json!({"id": "b", "type": "datadog", "url": receiver.url(), "api_key": "env:STREAMGATE_SECRET_VENDOR"}),
+        json!({"id": "b", "type": "datadog", "endpoint": receiver.url(), "api_key": "env:STREAMGATE_SECRET_VENDOR"}),
         // These are refused, and not repeated.
-        json!({"id": "c", "type": "datadog", "url": receiver.url(), "api_key": canaries[0]}),
+        json!({"id": "c", "type": "datadog", "endpoint": receiver.url(), "api_key": canaries[0]}),
         json!({"id": "d", "type": "http", "url": receiver.url(), "headers": {"x-api-key": canaries[1]}}),
         json!({"id": "e", "type": "http", "url": format!("http://user:{}@localhost:1/", canaries[1])}),
     ];
@@ -809,7 +811,8 @@ fn secrets_are_in_no_answer_log_line_or_metric() {
     }
     let audit = std::fs::read_to_string(store.path().join("audit.jsonl")).expect("text");
     let kept = std::fs::read_to_string(store.path().join("tokens.json")).expect("text");
-    let ended = gate.stop();
+    gate.terminate();
+    let ended = gate.wait();
     answers.extend([audit, kept, ended.stderr]);
     for answer in &answers {
         for secret in canaries.iter().chain([&token.as_str()]) {
