@@ -488,6 +488,8 @@ fn audit_log_says_who_changed_what() {
     assert_eq!(ask(&gate, &viewer, "POST", "/publish").status, 403);
     assert_eq!(ask(&gate, &admin, "POST", "/publish").status, 200);
     assert_eq!(ask(&gate, &admin, "GET", "/status").status, 200);
+    let revisions = ask(&gate, &admin, "GET", "/revisions").json();
+    assert_eq!(revisions[0]["author"], "ops", "{revisions}");
     assert_eq!(ask(&gate, "sgt_unknown", "POST", "/publish").status, 401);
     let odd = "/rules/%1b%5b0m%0aforged";
     assert_eq!(ask(&gate, &admin, "DELETE", odd).status, 404);

@@ -11,6 +11,7 @@ use streamgate_guest::{Batch, Processor, Tally, Verdict};
 
 pub use attribute_filter::AttributeFilter;
 pub use clock::Clock;
+pub use compiled::limit_compiled_patterns;
 pub use dedupe::Dedupe;
 pub use filter::{Filter, FusedFilters};
 pub use redact::{Notes, Redact};
@@ -24,6 +25,7 @@ pub mod named_file;
 
 mod attribute_filter;
 mod clock;
+mod compiled;
 mod condition;
 mod dedupe;
 mod filter;

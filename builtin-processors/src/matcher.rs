@@ -19,6 +19,7 @@ use regex_syntax::hir::{Class, ClassBytes, ClassUnicode, Hir, HirKind, Look, Rep
 
 use crate::{
     RuleError,
+    compiled::{self, CompiledMemory},
     scan::{ByteSet, Gate, Rows, SHORTEST_WORD, Words},
     shown,
     view::Alphabet,
@@ -174,6 +175,8 @@ pub(crate) struct Pattern {
     /// The forms that slices of events and single texts are scanned with, see [`widen`].
     in_slices: Hir,
     in_texts: Hir,
+    /// What `scan` and `exact` take.
+    _memory: CompiledMemory,
 }
 
 /// What a pattern is matched against.
@@ -261,17 +264,32 @@ impl Pattern {
                 format!("`{}` matches no text at all", shown(pattern)),
             ));
         }
-        let compile = |hir: &Hir| {
-            Regex::builder()
+        let mut memory = CompiledMemory::default();
+        let mut compile = |hir: &Hir| {
+            let built = Regex::builder()
                 .configure(regex_config())
-                .build_from_hir(hir)
-                .map_err(|error| {
-                    let cause = match error.size_limit() {
-                        Some(limit) => format!("it takes more than {limit} bytes when compiled"),
-                        None => error.to_string(),
-                    };
-                    invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
-                })
+                .build_from_hir(hir);
+            let regex = built.map_err(|error| {
+                let cause = match error.size_limit() {
+                    Some(limit) => format!("it takes more than {limit} bytes when compiled"),
+                    None => error.to_string(),
+                };
+                invalid(format!("`{}` does not compile: {cause}", shown(pattern)))
+            })?;
+            match memory.charge(&regex) {
+                true => Ok(regex),
+                false => Err(RuleError::new(
+                    "patterns_too_large",
+                    pointer,
+                    format!(
+                        "with `{}`, all compiled patterns take more than {} MiB, those of the live \
+                         revision included; use fewer or simpler patterns (a counted repetition of \
+                         `\\w` or `\\pL` is large), or raise `--memory-budget`",
+                        shown(pattern),
+                        compiled::limit() >> 20
+                    ),
+                )),
+            }
         };
         let rows = Rows::of(&in_texts).map(|rows| match purpose {
             Use::Beside(never) => rows.never_beside(never),
@@ -285,12 +303,14 @@ impl Pattern {
             },
             _ => Scan::Regex(compile(&in_slices)?),
         };
+        let exact = compile(&hir)?;
         Ok(Self {
             scan,
-            exact: compile(&hir)?,
+            exact,
             longest: hir.properties().maximum_len(),
             in_slices,
             in_texts,
+            _memory: memory,
         })
     }
 
@@ -430,6 +450,8 @@ pub(crate) struct Residue {
     in_slices: Vec<Regex>,
     /// The same for single texts.
     in_texts: Vec<Regex>,
+    /// What they take.
+    _memory: CompiledMemory,
 }
 
 /// Longest match, in bytes, of a pattern that is looked for together with others. What counts
@@ -450,11 +472,12 @@ impl Residue {
         let (alone, together): (Vec<&Pattern>, Vec<&Pattern>) = without_rows
             .into_iter()
             .partition(|pattern| pattern.longest.is_some_and(|bytes| bytes > MAX_FUSED_MATCH));
-        let regexes = |form: fn(&Pattern) -> &Hir| {
+        let mut memory = CompiledMemory::default();
+        let mut regexes = |form: fn(&Pattern) -> &Hir| {
             let mut regexes = Vec::new();
-            fuse(&together, form, &mut regexes);
+            fuse(&together, form, &mut regexes, &mut memory);
             for pattern in &alone {
-                fuse(&[pattern], form, &mut regexes);
+                fuse(&[pattern], form, &mut regexes, &mut memory);
             }
             regexes
         };
@@ -466,6 +489,7 @@ impl Residue {
         Self {
             in_slices,
             in_texts,
+            _memory: memory,
         }
     }
 
@@ -487,7 +511,12 @@ impl Residue {
 }
 
 /// Compiles patterns into one regex, or each half of them if that is too large.
-fn fuse(patterns: &[&Pattern], form: fn(&Pattern) -> &Hir, regexes: &mut Vec<Regex>) {
+fn fuse(
+    patterns: &[&Pattern],
+    form: fn(&Pattern) -> &Hir,
+    regexes: &mut Vec<Regex>,
+    memory: &mut CompiledMemory,
+) {
     if patterns.is_empty() {
         return;
     }
@@ -496,13 +525,13 @@ fn fuse(patterns: &[&Pattern], form: fn(&Pattern) -> &Hir, regexes: &mut Vec<Reg
         .configure(regex_config())
         .build_many_from_hir(&hirs);
     match (built, patterns) {
-        (Ok(regex), _) => regexes.push(regex),
+        (Ok(regex), _) if memory.charge(&regex) => regexes.push(regex),
         // One was compiled before, with a little less in its classes.
-        (Err(_), [only]) => regexes.push(only.exact.clone()),
-        (Err(_), many) => {
+        (_, [only]) => regexes.push(only.exact.clone()),
+        (_, many) => {
             let (low, high) = many.split_at(many.len() / 2);
-            fuse(low, form, regexes);
-            fuse(high, form, regexes);
+            fuse(low, form, regexes, memory);
+            fuse(high, form, regexes, memory);
         }
     }
 }

@@ -205,6 +205,12 @@ impl Access {
             ),
             Err(error) => return Err(error.into()),
         }
+        if inner.needs_first() && inner.settings.directory.is_none() {
+            warn!(
+                "the control API needs a token and there is none; create one with `streamgate token \
+                 create NAME --role admin --store STORE`"
+            );
+        }
         let weak = Arc::downgrade(&inner);
         thread::Builder::new()
             .name("tokens".to_owned())
@@ -418,18 +424,23 @@ impl Inner {
     fn look(&self) -> Result<(), StoreError> {
         let read = self.read();
         self.looks.send_modify(|looks| *looks += 1);
-        let is_empty = read?;
-        let settings = &self.settings;
-        let needs_first =
-            is_empty && settings.is_exposed && !settings.insecure && settings.bootstrap.is_none();
-        match &settings.directory {
-            Some(directory) if needs_first => self.make_first(directory),
+        read?;
+        match &self.settings.directory {
+            Some(directory) if self.needs_first() => self.make_first(directory),
             _ => Ok(()),
         }
     }
 
-    /// Reads the tokens; true if there are none for the control API.
-    fn read(&self) -> Result<bool, StoreError> {
+    /// Whether nobody can use the control API.
+    fn needs_first(&self) -> bool {
+        let settings = &self.settings;
+        let is_closed = settings.is_exposed && !settings.insecure && settings.bootstrap.is_none();
+        let known = self.known.load();
+        is_closed && known.read.is_some() && !known.list.has_control()
+    }
+
+    /// Reads the tokens.
+    fn read(&self) -> Result<(), StoreError> {
         let found = self.store.read()?;
         let before = self.known.rcu(|known| Known {
             // A Redis that lost its tokens, or was set back, revokes and revives none.
@@ -444,7 +455,7 @@ impl Inner {
         if self.store.is_shared() && known.list != before.list {
             self.remember(&known.list);
         }
-        Ok(!known.list.has_control())
+        Ok(())
     }
 
     /// Keeps the tokens of a fleet, so that a restart takes no older ones for new.
@@ -468,7 +479,7 @@ impl Inner {
         let (token, _) = match create(&self.store, &known, FIRST_TOKEN, Role::Admin, None) {
             Ok(created) => created,
             // Another gate of the fleet was faster.
-            Err(UpdateError::Refused(_)) => return self.read().map(|_| ()),
+            Err(UpdateError::Refused(_)) => return self.read(),
             Err(UpdateError::Store(error)) => return Err(error),
         };
         let text = format!("{}\n", token.reveal());
@@ -477,7 +488,7 @@ impl Inner {
             path = %directory.join(FIRST_TOKEN_FILE).display(),
             "created a token for the control API; `streamgate token show` prints it"
         );
-        self.read().map(|_| ())
+        self.read()
     }
 
     /// Reads the bootstrap token again. One that cannot be read stays as it is.
@@ -646,6 +657,45 @@ mod tests {
         let (gone, _) = create(&store, &none, "gone", Role::Editor, short).unwrap();
         let denied = access.caller(Some(&header(gone.reveal()))).await;
         assert_eq!(denied, Err(Denied::Expired));
+    }
+
+    #[tokio::test]
+    async fn tokens_of_a_fleet_that_were_not_read_for_too_long_are_not_valid() {
+        // Nobody listens there.
+        let location = "redis://127.0.0.1:1".parse().unwrap();
+        let secret = "b".repeat(MIN_BOOTSTRAP_CHARS);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, &secret).unwrap();
+        let settings = AccessSettings {
+            bootstrap: Some(BootstrapToken::File(path)),
+            ..AccessSettings::default()
+        };
+        let access = Access::open(&location, RedisSettings::default(), settings).unwrap();
+        let token = Token::generate().unwrap();
+        let read_before = |age: Duration| {
+            let mut list = TokenList::default();
+            list.add(TokenRecord {
+                name: "a".to_owned(),
+                role: Role::Viewer,
+                digest: token.digest(),
+                created: 1,
+                expires: None,
+            })
+            .unwrap();
+            access.inner.known.rcu(|known| Known {
+                list: list.clone(),
+                read: Instant::now().checked_sub(age),
+                bootstrap: known.bootstrap,
+            });
+        };
+        let authorization = header(token.reveal());
+        read_before(MAX_AGE - Duration::from_secs(30));
+        assert!(access.caller(Some(&authorization)).await.is_ok());
+        read_before(MAX_AGE + Duration::from_secs(1));
+        let denied = access.caller(Some(&authorization)).await;
+        assert_eq!(denied, Err(Denied::Unavailable));
+        assert!(access.caller(Some(&header(&secret))).await.is_ok());
     }
 
     #[test]

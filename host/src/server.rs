@@ -59,6 +59,10 @@ const BUDGET_OF_TLS: usize = 48 * 1024;
 /// stores, if the process may have that many twice; otherwise half of what it may have.
 const RESERVED_DESCRIPTORS: usize = 512;
 
+/// Least memory for compiled patterns of all rules; otherwise it is twice the memory budget, so that
+/// a revision may have as much as the budget while it takes the place of another such one.
+const LEAST_FOR_PATTERNS: usize = 256 << 20;
+
 /// Largest manifest file, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -188,6 +192,8 @@ struct Beginning {
 /// [`ServerError`] if it cannot start, or could not drain in time.
 pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let config = Arc::new(config);
+    let patterns = (2 * config.memory_budget_bytes).max(LEAST_FOR_PATTERNS);
+    streamgate_processors::limit_compiled_patterns(patterns);
     let connections = Connections::within(&config, raise_descriptor_limit());
     // The control API answers from the first moment to the end of the drain, so that one can watch
     // both.
