@@ -165,9 +165,9 @@ fn client(
     // The host of this URL is the one that is connected to.
     let mut connected_to = &settings.url;
     let mut builder = Client::builder().no_proxy();
-    if let Some(ProxySettings { url, .. }) = &settings.proxy {
-        connected_to = url;
-        let mut proxy = Proxy::all(url.clone()).map_err(|error| describe(&error))?;
+    if let Some(through) = &settings.proxy {
+        connected_to = &through.url;
+        let mut proxy = Proxy::all(through.url.clone()).map_err(|error| describe(&error))?;
         if let Some(authorization) = authorization {
             proxy = proxy.custom_http_auth(authorization.clone());
         }

@@ -174,7 +174,7 @@ pub struct HttpSettings {
     /// How connections are secured, with `https://`.
     pub tls: Option<TlsSettings>,
     /// What requests are sent through.
-    pub proxy: Option<ProxySettings>,
+    pub proxy: Option<Box<ProxySettings>>,
 }
 
 /// The method of a request.
@@ -694,7 +694,7 @@ impl Preset {
             },
             max_in_flight: within("max_in_flight", common.max_in_flight, 1..=64)?.unwrap_or(1),
             tls,
-            proxy,
+            proxy: proxy.map(Box::new),
         })
     }
 }
