@@ -180,7 +180,7 @@ impl World<'_> {
             7 => {
                 // With a backlog, under way: the successor takes it over.
                 let mut output = self.outputs[random.usize(0..2)].clone();
-                output["give_up_after_s"] = random.u64(600..700).into();
+                output["dead_letters"] = json!({"max_bytes": random.u64(1 << 24..1 << 25)});
                 self.publish_output("PUT", &output);
                 "an output is replaced"
             }

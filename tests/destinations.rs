@@ -246,8 +246,8 @@ fn gate_does_not_send_to_itself() {
 #[test]
 fn name_that_leads_to_the_gate_itself_is_not_connected_to() {
     let gate = setup().start();
-    // `localhost` may have an IPv6 address too, at which the gate does not listen: the connection is
-    // refused there, and never made to the gate.
+    // `localhost` may have an IPv6 address too, at which the gate does not listen: the connection
+    // is refused there, and never made to the gate.
     let outputs = [
         json!({
             "id": "lines", "type": "tcp", "address": format!("localhost:{}", gate.tcp().port()),

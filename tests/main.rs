@@ -23,6 +23,7 @@ mod js_guest;
 mod listener_tls;
 mod modules;
 mod output_faults;
+mod output_proxy;
 mod output_tls;
 mod outputs;
 mod outputs_guide;

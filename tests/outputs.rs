@@ -618,3 +618,37 @@ fn ends_undrained(mut gate: Gate) {
     gate.wait()
         .expect_error(1, "could not be sent within the grace period");
 }
+
+/// `give_up_after_s` on an output whose receiver does not answer: refused in edits, and a live
+/// config that has it runs.
+#[test]
+fn field_that_has_no_effect_is_refused_in_edits_only() {
+    let store = tempfile::tempdir().expect("a directory");
+    let receiver = TcpReceiver::start();
+    let gate = Setup::new().store(store.path()).start();
+    for mut output in [
+        json!({"type": "tcp", "address": "h:1"}),
+        json!({"type": "file", "path": "a.log"}),
+    ] {
+        output["give_up_after_s"] = json!(60);
+        let answer = gate.try_edit("POST", "/outputs", &output).expect(422);
+        let problem = answer.json();
+        assert_eq!(problem["pointer"], "/give_up_after_s", "{problem}");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains("has no effect"), "{detail}");
+    }
+    let output = json!({
+        "id": "lines", "type": "tcp", "address": receiver.address().to_string(),
+        "dead_letters": false,
+    });
+    gate.run(&json!([]), &[output]);
+    gate.stop();
+    crate::support::replace_in_files(store.path(), "dead_letters", "give_up_after_s");
+    let gate = Setup::new().store(store.path()).start();
+    gate.send(b"an event\n");
+    receiver.received.wait_for(b"an event\n");
+    let status = gate.get("/status");
+    let warnings = status["outputs"][0]["warnings"].to_string();
+    assert!(warnings.contains("give_up_after_s"), "{status:#}");
+    gate.finish(1);
+}

@@ -22,6 +22,7 @@ fn block_after(comment: &str) -> &'static str {
 fn samples_are_accepted() {
     let gate = Setup::new()
         .env("STREAMGATE_SECRET_LOGS", "a")
+        .env("STREAMGATE_SECRET_PROXY", "a")
         .env("DD_API_KEY", "b")
         .env("NEW_RELIC_LICENSE_KEY", "c")
         .env("AWS_ACCESS_KEY_ID", "d")

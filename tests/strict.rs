@@ -361,11 +361,11 @@ fn objects() -> Vec<(&'static str, &'static str, Value)> {
         json!({"id": "o", "type": "console"}),
         json!({"id": "o", "type": "tcp", "address": "127.0.0.1:1", "tls": {},
             "spool": {"max_bytes": "1GiB", "when_full": "block", "fsync": "never"},
-            "dead_letters": {"max_bytes": "1MiB"}, "give_up_after_s": 60}),
+            "dead_letters": {"max_bytes": "1MiB"}}),
         json!({"id": "o", "type": "http", "url": "http://127.0.0.1:9/", "method": "PUT",
             "headers": {"x-a": "b"}, "framing": "ndjson", "values": "any", "compression": "gzip",
             "timeout_ms": 1000, "max_batch_bytes": 2048, "max_batch_events": 10, "linger_ms": 5,
-            "max_in_flight": 2}),
+            "max_in_flight": 2, "give_up_after_s": 60, "proxy": "http://127.0.0.1:9"}),
         json!({"id": "o", "type": "file", "path": "a.log", "rotate_bytes": "1GiB",
             "rotate_every_s": 3600, "max_files": 3, "compression": "zstd", "fsync": "never"}),
     ];

@@ -21,6 +21,7 @@ mod gate;
 mod guests;
 mod http;
 mod keys;
+mod proxy;
 mod receiver;
 pub(crate) mod redis;
 
@@ -33,6 +34,7 @@ pub(crate) use self::{
     guests::{guest, js_guest},
     http::{Answer, Body, Request, read_answer, request, request_written_first},
     keys::{bad_certificates, certificates, client_config, server_config, signing_keys},
+    proxy::HttpProxy,
     receiver::{HttpReceiver, Received, Reply, TcpReceiver},
     redis::RedisServer,
 };

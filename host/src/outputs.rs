@@ -500,7 +500,8 @@ impl FanOut {
     }
 }
 
-/// Hides secrets that are written into outputs anywhere in a document. Returns whether there were any.
+/// Hides secrets that are written into outputs anywhere in a document. Returns whether there were
+/// any.
 pub fn hide_literals(document: &mut serde_json::Value) -> bool {
     settings::hide(document)
 }

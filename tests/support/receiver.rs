@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How often a thread that waits on a socket looks whether it is to end.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A receiver of lines over TCP.
 pub(crate) struct TcpReceiver {
@@ -32,7 +32,7 @@ pub(crate) struct TcpReceiver {
 }
 
 /// The threads of a receiver; they end when this is dropped.
-struct Running {
+pub(super) struct Running {
     ended: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
 }
@@ -117,7 +117,7 @@ impl TcpReceiver {
 }
 
 impl Running {
-    fn start(
+    pub(super) fn start(
         listener: TcpListener,
         serve: impl Fn(TcpStream, &AtomicBool) + Send + Sync + 'static,
     ) -> Self {
@@ -187,7 +187,7 @@ fn read_all(mut stream: impl Read, ended: &AtomicBool, mut take: impl FnMut(&[u8
     }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
+pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted

@@ -16,8 +16,8 @@ use streamgate_spool::{FolderLock, Holder, LockError, OpenError, Spool};
 pub enum ClaimError {
     /// Another process has it, or a folder in it.
     #[error(
-        "the spool folder `{}` is in use by another gate ({holder}); stop that one or give this one its own \
-         folder with `--spool`", path.display()
+        "the spool folder `{}` is in use by another gate ({holder}); stop that one or give this \
+         one its own folder with `--spool`", path.display()
     )]
     InUse {
         /// The folder.

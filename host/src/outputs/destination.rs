@@ -247,8 +247,8 @@ impl OwnListeners {
         })?;
         let port = address.port();
         Some(format!(
-            "`{host}` with the port {port} is the gate's own listener `{listener}` ({at}), and events \
-             would come back to it; expected the address of another receiver"
+            "`{host}` with the port {port} is the gate's own listener `{listener}` ({at}), and \
+             events would come back to it; expected the address of another receiver"
         ))
     }
 }

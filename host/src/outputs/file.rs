@@ -1,8 +1,8 @@
 //! Events into a file, which is put aside when it is large or old enough.
 //!
-//! The file itself is always plain, so that it can be followed with `tail -F` and a crash costs no more
-//! than the event that was being written; compressed is what was put aside ([`aside`]). Writing to a
-//! disk blocks, so this output has a thread of its own, and another one that tidies up behind it.
+//! The file itself is never compressed, so that it can be followed with `tail -F` and a crash costs
+//! no more than the event that was being written; only rotated files are ([`aside`]). Writing to a
+//! disk blocks, so this output has its own thread, and another one that tidies up.
 //!
 //! A file that someone moves away or deletes is made again with the next events.
 
@@ -35,7 +35,7 @@ use super::{
 
 mod aside;
 
-/// How often the tidying thread looks: forces to the disk what was written, and puts aside what is due.
+/// How often the tidying thread forces what was written to the disk, and rotates files.
 const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long tidying up is left alone after it failed, for example for want of space.
@@ -64,8 +64,8 @@ struct LogFile {
     sync_error: Mutex<Option<io::Error>>,
 }
 
-/// Held by whoever does something to a path: there may be several outputs for one, such as one that is
-/// replaced and still has events.
+/// Locks of one path. Several outputs may have the same path, such as one that is being replaced
+/// and still has events.
 #[derive(Debug, Default)]
 struct Turns {
     writing: Mutex<()>,
@@ -141,8 +141,8 @@ impl FileLines {
 }
 
 impl LogFile {
-    /// Appends what follows the first `done` bytes of a group. Returns whether a file was put aside; an
-    /// error comes with how many bytes are in the file nevertheless, whole events.
+    /// Appends what follows the first `done` bytes of a group. Returns whether a file was rotated;
+    /// an error comes with how many bytes are in the file nevertheless, whole events.
     fn append(
         &self,
         group: &Group,
@@ -172,8 +172,8 @@ impl LogFile {
             }),
         };
         if let Err((kept, error)) = synced {
-            // What does not count must not stay, or it is there twice. If it cannot be taken back, the
-            // file is ended with a line feed when it is opened again.
+            // What does not count must not stay, or it is there twice. If it cannot be taken back,
+            // the file is ended with a line feed when it is opened again.
             let after = file.metadata().map(|metadata| metadata.len());
             if after.is_ok_and(|after| after == before + written as u64) {
                 let _ = file.set_len(before + kept as u64);
@@ -214,8 +214,8 @@ impl LogFile {
         Ok((put_aside, length))
     }
 
-    /// Opens the file, or makes it; returns its length. What has no line feed at its end gets one: it
-    /// is an event of which a crash left only the beginning.
+    /// Opens the file, or makes it; returns its length. A file without a line feed at its end gets
+    /// one: the last line is an event of which a crash left only the beginning.
     fn create(&self) -> io::Result<(File, u64)> {
         let path = &self.settings.path;
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -294,8 +294,8 @@ impl LogFile {
     }
 }
 
-/// Runs behind an output for as long as it is there: forces its file to the disk, puts it aside when
-/// its period ends, and compresses and deletes what was put aside.
+/// Runs as long as an output: forces its file to the disk, rotates it when its period ends, and
+/// compresses and deletes rotated files.
 fn tidy(file: &LogFile, woken: &mpsc::Receiver<()>, id: &str) {
     let mut due = true;
     let mut not_before = Instant::now();

@@ -1,14 +1,15 @@
 //! Events in the bodies of requests.
 //!
 //! What a body holds and what an answer means is said by a [`Format`]; here are connections,
-//! compression and size. Redirects are not followed, the system's proxy settings are not used, and
-//! no more than [`MAX_ANSWER_BYTES`] of an answer are read.
+//! compression and size. Redirects are not followed, a proxy is used only if the settings name one
+//! (`HTTP_PROXY` and the like are ignored), and no more than [`MAX_ANSWER_BYTES`] of an answer are
+//! read.
 //!
 //! Sent with each request, besides the headers of the settings:
 //!
 //! | header | means |
 //! | --- | --- |
-//! | `x-streamgate-batch` | 32 hexadecimal digits, the same when the same body is sent again: a receiver that has seen it can drop it |
+//! | `x-streamgate-batch` | 32 hexadecimal digits, the same when the same body is sent again |
 //! | `x-streamgate-revision` | the revision whose rules the events passed |
 //! | `x-streamgate-bypassed` | `true` if a rule let some of them pass untouched |
 
@@ -21,11 +22,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, Proxy, Response, StatusCode, Url,
     dns::{Name, Resolve, Resolving},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+use rustls::ClientConfig;
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
@@ -37,7 +40,7 @@ use super::{
     queue::{Group, Origin},
     runner::Attempt,
     secret::Secret,
-    settings::{Compression, FormatSettings, Framing, HttpSettings, Method, Values},
+    settings::{Compression, FormatSettings, Framing, HttpSettings, Method, ProxySettings, Values},
     shown::one_line,
     tls,
 };
@@ -72,12 +75,22 @@ const BATCH: HeaderName = HeaderName::from_static("x-streamgate-batch");
 const REVISION: HeaderName = HeaderName::from_static("x-streamgate-revision");
 const BYPASSED: HeaderName = HeaderName::from_static("x-streamgate-bypassed");
 
+/// Makes the clients of an output. They differ only in the credentials that they send to its proxy.
+#[derive(Debug)]
+pub(super) struct Clients {
+    tls: ClientConfig,
+    settings: Arc<HttpSettings>,
+    policy: OutputPolicy,
+    /// The newest client, which lanes share, and its credentials.
+    newest: Mutex<(Option<HeaderValue>, Client)>,
+}
+
 /// Sends requests to one URL, one at a time.
 #[derive(Debug)]
 pub(super) struct HttpRequests {
+    clients: Arc<Clients>,
     client: Client,
     settings: Arc<HttpSettings>,
-    policy: OutputPolicy,
     format: Box<dyn Format>,
     /// Read when needed.
     secrets: Option<Secrets>,
@@ -92,6 +105,8 @@ pub(super) struct HttpRequests {
 struct Secrets {
     /// The headers of the settings with their secrets.
     headers: HeaderMap,
+    /// The value of `Proxy-Authorization`, which is sent to the proxy.
+    proxy: Option<HeaderValue>,
     /// Those that requests are signed with.
     keys: Vec<String>,
     read_at: Instant,
@@ -116,29 +131,68 @@ struct Prepared {
     id: String,
 }
 
-impl HttpRequests {
+impl Clients {
     /// Makes what all requests of an output share. Blocks on the files of its TLS settings.
-    pub(super) fn client(settings: &HttpSettings, policy: &OutputPolicy) -> Result<Client, String> {
+    pub(super) fn new(settings: HttpSettings, policy: &OutputPolicy) -> Result<Self, String> {
         let tls = tls::client_config(settings.tls.as_ref()).map_err(|(_, error)| error)?;
-        Client::builder()
-            .tls_backend_preconfigured(tls)
-            .timeout(settings.timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-            .tcp_keepalive(KEEPALIVE)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(settings.max_in_flight)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(AllowedAddresses {
-                policy: policy.clone(),
-                port: settings.url.port_or_known_default().unwrap_or_default(),
-            })
-            .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| describe(&error))
+        let client = client(tls.clone(), &settings, policy, None)?;
+        Ok(Self {
+            tls,
+            settings: Arc::new(settings),
+            policy: policy.clone(),
+            newest: Mutex::new((None, client)),
+        })
     }
 
-    pub(super) fn new(client: Client, settings: Arc<HttpSettings>, policy: OutputPolicy) -> Self {
+    /// Returns a client that sends these credentials to the proxy.
+    fn with(&self, authorization: Option<&HeaderValue>) -> Result<Client, String> {
+        let mut newest = self.newest.lock();
+        if newest.0.as_ref() != authorization {
+            let tls = self.tls.clone();
+            let client = client(tls, &self.settings, &self.policy, authorization)?;
+            *newest = (authorization.cloned(), client);
+        }
+        Ok(newest.1.clone())
+    }
+}
+
+fn client(
+    tls: ClientConfig,
+    settings: &HttpSettings,
+    policy: &OutputPolicy,
+    authorization: Option<&HeaderValue>,
+) -> Result<Client, String> {
+    // The host of this URL is the one that is connected to.
+    let mut connected_to = &settings.url;
+    let mut builder = Client::builder().no_proxy();
+    if let Some(through) = &settings.proxy {
+        connected_to = &through.url;
+        let mut proxy = Proxy::all(through.url.clone()).map_err(|error| describe(&error))?;
+        if let Some(authorization) = authorization {
+            proxy = proxy.custom_http_auth(authorization.clone());
+        }
+        builder = builder.proxy(proxy);
+    }
+    builder
+        .tls_backend_preconfigured(tls)
+        .timeout(settings.timeout)
+        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
+        .tcp_keepalive(KEEPALIVE)
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_max_idle_per_host(settings.max_in_flight)
+        .redirect(reqwest::redirect::Policy::none())
+        .dns_resolver(AllowedAddresses {
+            policy: policy.clone(),
+            port: connected_to.port_or_known_default().unwrap_or_default(),
+        })
+        .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| describe(&error))
+}
+
+impl HttpRequests {
+    pub(super) fn new(clients: Arc<Clients>) -> Self {
+        let settings = Arc::clone(&clients.settings);
         let max_bytes = settings.batching.max_bytes;
         let format: Box<dyn Format> = match &settings.format {
             FormatSettings::Framed(Framing::Lines, _) => Box::new(Lines { max_bytes }),
@@ -156,10 +210,11 @@ impl HttpRequests {
                 settings: (**settings).clone(),
             }),
         };
+        let client = clients.newest.lock().1.clone();
         Self {
+            clients,
             client,
             settings,
-            policy,
             format,
             secrets: None,
             prepared: None,
@@ -272,23 +327,30 @@ impl HttpRequests {
             let keys = keys.iter().map(Secret::read);
             Ok(Secrets {
                 headers: filled(&settings)?,
+                proxy: proxy_authorization(&settings)?,
                 keys: keys.collect::<Result<_, String>>()?,
                 read_at: Instant::now(),
             })
         };
-        let names_a_file = self
-            .settings
-            .headers
-            .iter()
-            .any(|(_, value)| value.is_secret());
-        let read = match names_a_file || !self.format.secrets().is_empty() {
+        let settings = &self.settings;
+        let in_headers = settings.headers.iter().any(|(_, value)| value.is_secret());
+        let may_block = in_headers
+            || !self.format.secrets().is_empty()
+            || settings
+                .proxy
+                .as_ref()
+                .is_some_and(|proxy| proxy.authorization.is_some());
+        let read = match may_block {
             false => read(),
             true => spawn_blocking(read)
                 .await
                 .unwrap_or_else(|error| Err(error.to_string())),
         };
         match (read, &mut self.secrets) {
-            (Ok(secrets), known) => *known = Some(secrets),
+            (Ok(secrets), known) => {
+                self.client = self.clients.with(secrets.proxy.as_ref())?;
+                *known = Some(secrets);
+            }
             // Those that were read before serve until the receiver refuses them.
             (Err(_), Some(known)) => known.read_at = Instant::now(),
             (Err(error), None) => return Err(error),
@@ -390,8 +452,11 @@ impl HttpRequests {
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap, Vec<u8>), (String, Cause)> {
         let settings = &self.settings;
-        if let Some(reason) = refusal_of_address(&settings.url, &self.policy) {
-            return Err((reason, Cause::Unreachable));
+        let proxy = settings.proxy.as_ref();
+        for url in std::iter::once(&settings.url).chain(proxy.map(|proxy| &proxy.url)) {
+            if let Some(reason) = refusal_of_address(url, &self.clients.policy) {
+                return Err((reason, Cause::Unreachable));
+            }
         }
         let known = self.secrets.as_ref();
         let (mut headers, keys) = known.map_or_else(Default::default, |secrets| {
@@ -414,9 +479,18 @@ impl HttpRequests {
             .request(method, settings.url.clone())
             .headers(headers)
             .body(body);
-        let unreachable = |error| (describe(&error), Cause::Unreachable);
-        let response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|error| match proxy {
+            None => (describe(&error), Cause::Unreachable),
+            Some(proxy) => describe_through(proxy, &error),
+        })?;
         let (status, headers) = (response.status(), response.headers().clone());
+        // In a tunnel, a 407 is the answer of the receiver.
+        if let Some(proxy) = proxy
+            && status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            && settings.url.scheme() == "http"
+        {
+            return Err((denied_by(proxy), Cause::Denied));
+        }
         let body = read_answer(response).await;
         Ok((status, headers, body))
     }
@@ -441,6 +515,19 @@ fn filled(settings: &HttpSettings) -> Result<HeaderMap, String> {
         headers.insert(name.clone(), value);
     }
     Ok(headers)
+}
+
+/// Puts the secrets into the value of `Proxy-Authorization`.
+fn proxy_authorization(settings: &HttpSettings) -> Result<Option<HeaderValue>, String> {
+    let proxy = settings.proxy.as_ref();
+    let Some(template) = proxy.and_then(|proxy| proxy.authorization.as_ref()) else {
+        return Ok(None);
+    };
+    let mut value = HeaderValue::try_from(template.fill()?).map_err(|_| {
+        "`proxy_authorization` has characters that the value of a header cannot have".to_owned()
+    })?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// Returns the bytes of the first events behind `done`.
@@ -524,7 +611,8 @@ pub(super) async fn allowed_addresses(
     }
 }
 
-/// Says why nothing may be sent to the host of a URL if that is an address: those are not looked up.
+/// Says why nothing may be sent to the host of a URL if that is an address: those are not looked
+/// up.
 fn refusal_of_address(url: &Url, policy: &OutputPolicy) -> Option<String> {
     let host = url
         .host_str()?
@@ -549,4 +637,54 @@ fn describe(error: &reqwest::Error) -> String {
     }
     // What a receiver calls itself in its certificate may be in it.
     one_line(&text, MOST_ERROR_CHARS)
+}
+
+/// Errors of hyper-util 0.1.21 about a tunnel that was not opened, and what they mean.
+const TUNNEL_ERRORS: [(&str, &str); 3] = [
+    (
+        "tunnel error: unsuccessful",
+        "the proxy made no connection to the receiver: it answered `CONNECT` with another status \
+         than 200, or not with HTTP",
+    ),
+    (
+        "tunnel error: unexpected end of file",
+        "the proxy closed the connection without an answer",
+    ),
+    (
+        "tunnel error: failed to create underlying connection",
+        "the proxy cannot be reached",
+    ),
+];
+
+/// What it says when the proxy answered 407.
+const TUNNEL_DENIED: &str = "tunnel error: proxy authorization required";
+
+/// Says why a request through a proxy failed.
+fn describe_through(proxy: &ProxySettings, error: &reqwest::Error) -> (String, Cause) {
+    let causes = || std::iter::successors(std::error::Error::source(error), |it| it.source());
+    if causes().any(|cause| cause.to_string() == TUNNEL_DENIED) {
+        return (denied_by(proxy), Cause::Denied);
+    }
+    let mut text = describe(error);
+    for (said, meant) in TUNNEL_ERRORS {
+        text = text.replace(said, meant);
+    }
+    let url = proxy.url.origin().ascii_serialization();
+    (
+        format!("through the proxy `{url}`: {text}"),
+        Cause::Unreachable,
+    )
+}
+
+/// Says that a proxy answered 407.
+fn denied_by(proxy: &ProxySettings) -> String {
+    let url = proxy.url.origin().ascii_serialization();
+    let remedy = match proxy.authorization {
+        Some(_) => "does not accept the credentials in `proxy_authorization`; correct them",
+        None => {
+            "expects credentials; set `proxy_authorization`, for example to \
+             `Basic ${env:STREAMGATE_SECRET_PROXY}`"
+        }
+    };
+    format!("the proxy `{url}` answered 407: it {remedy}")
 }

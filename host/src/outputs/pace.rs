@@ -1,10 +1,10 @@
 //! When an output may try: one place decides for all of its requests.
 //!
-//! While the receiver takes events, up to `max_in_flight` requests are under way, as many as it bears
-//! (more while answers stay quick, fewer when they slow down). After a failure one attempt at a time
-//! is made, with pauses of full jitter; after [`BREAKER_AFTER`] failures in a row, or when the
-//! credentials are refused, the breaker opens: a probe now and then, until one succeeds. However often
-//! the receiver comes and goes, retries stay within a budget.
+//! While the receiver takes events, up to `max_in_flight` requests are under way, as many as it
+//! bears (more while answers stay quick, fewer when they slow down). After a failure one attempt at
+//! a time is made, with pauses of full jitter; after [`BREAKER_AFTER`] failures in a row, or when
+//! the credentials are refused, the breaker opens: a probe now and then, until one succeeds.
+//! However often the receiver comes and goes, retries stay within a budget.
 
 use std::time::{Duration, Instant};
 

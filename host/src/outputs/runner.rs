@@ -34,7 +34,7 @@ use super::{
     dead_letters::DeadLetters,
     exchange::Refused,
     file::FileLines,
-    http::HttpRequests,
+    http::{Clients, HttpRequests},
     lifecycle::{Entry, Phase},
     pace::{Cause, Pace},
     queue::{Arrived, Filling, Group, Lines, OutputQueue},
@@ -260,15 +260,9 @@ fn opener(target: &Target, launcher: &Launcher, id: String) -> Open {
         }
         Target::Http(settings) => {
             // Made before the lanes are, which then begin at once.
-            let policy = launcher.policy.clone();
-            let client = HttpRequests::client(&settings, &policy);
-            let shared = Arc::new(settings);
-            Open::InTask(Arc::new(move || match &client {
-                Ok(client) => {
-                    let requests =
-                        HttpRequests::new(client.clone(), Arc::clone(&shared), policy.clone());
-                    Sender::Http(Box::new(requests))
-                }
+            let clients = Clients::new(settings, &launcher.policy).map(Arc::new);
+            Open::InTask(Arc::new(move || match &clients {
+                Ok(clients) => Sender::Http(Box::new(HttpRequests::new(Arc::clone(clients)))),
                 Err(error) => Sender::Broken(error.clone()),
             }))
         }
@@ -651,7 +645,8 @@ impl Desk {
         let mut last = self.last_refusal_log.lock();
         if last.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
-            warn!(output = %self.entry.name.id, events = count, error, "the receiver refused events for good");
+            let output = &self.entry.name.id;
+            warn!(%output, events = count, error, "the receiver refused events for good");
         }
         drop(last);
         self.bury(events, count, error, DiscardReason::Rejected)

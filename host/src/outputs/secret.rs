@@ -5,9 +5,9 @@
 //! credentials, so that a secret can be rotated in its file. What was read is never logged or
 //! shown.
 //!
-//! Who may publish a config must not be able to read the machine's files and environment through it:
-//! [`SecretSources`] says what can be referred to. A reference of a config that was live before goes
-//! on being read; see `settings::check`.
+//! Someone who may publish a config must not be able to read the machine's files and environment
+//! through it: [`SecretSources`] says what can be referred to. A reference in a config that was
+//! live before goes on being read; see `settings::check`.
 
 use std::{
     fmt,
@@ -147,15 +147,16 @@ impl SecretSources {
             Place::Environment(name) if self.has_variable(name, purpose) => return Ok(()),
             Place::File(path) if is_within(path, &self.all_folders()) => return Ok(()),
             Place::Environment(name) => format!(
-                "secrets are read from variables with the usual names of vendors (`DD_API_KEY`, ...) \
-                 and from `STREAMGATE_SECRET_*`; rename it, or start the gate with `--secret-env {}`",
+                "secrets are read from variables with the usual names of vendors (`DD_API_KEY`, \
+                 ...) and from `STREAMGATE_SECRET_*`; rename it, or start the gate with \
+                 `--secret-env {}`",
                 one_line(name, MOST_CHARS)
             ),
             Place::File(path) => {
                 let folder = path.parent().unwrap_or(path).display().to_string();
                 format!(
-                    "secrets are read from files below `/run/secrets`, where symbolic links must stay; \
-                     move it, or start the gate with `--secret-files {}`",
+                    "secrets are read from files below `/run/secrets`, where symbolic links must \
+                     stay; move it, or start the gate with `--secret-files {}`",
                     one_line(&folder, MOST_CHARS)
                 )
             }
@@ -208,8 +209,8 @@ impl Place {
             _ => Err(Invalid::new(
                 "invalid_secret",
                 pointer,
-                "expected where the secret is, `env:NAME` or `file:/path`; a secret itself does not \
-                 belong into a config",
+                "expected where the secret is, `env:NAME` or `file:/path`; a secret itself does \
+                 not belong into a config",
             )),
         }
     }
@@ -275,8 +276,8 @@ impl Secret {
                     && !is_within(path, folders)
                 {
                     return Err(format!(
-                        "{self} is a symbolic link that leads out of the folders of secrets; expected \
-                         a file in one of them (`--secret-files` adds folders)"
+                        "{self} is a symbolic link that leads out of the folders of secrets; \
+                         expected a file in one of them (`--secret-files` adds folders)"
                     ));
                 }
                 let bytes = named_file::read(path, MAX_SECRET_BYTES)
@@ -321,7 +322,37 @@ pub(super) fn references<'a>(text: &'a str, pointer: &str) -> Result<Vec<&'a str
     Ok(found)
 }
 
+/// Returns the references in a value that is one, or a text with `${...}` in it.
+///
+/// # Errors
+/// As [`references`].
+pub(super) fn references_of_value<'a>(
+    value: &'a str,
+    pointer: &str,
+) -> Result<Vec<&'a str>, Invalid> {
+    match is_reference(value) {
+        true => Ok(vec![value]),
+        false => references(value, pointer),
+    }
+}
+
+fn is_reference(value: &str) -> bool {
+    value.starts_with("env:") || value.starts_with("file:")
+}
+
 impl Template {
+    /// Reads a value that is one reference, or a text in which `${env:NAME}` and `${file:/path}`
+    /// stand for secrets.
+    ///
+    /// # Errors
+    /// [`Invalid`] at `pointer`, as [`Secret::parse`].
+    pub fn of_value(value: &str, pointer: &str, sources: &SecretSources) -> Result<Self, Invalid> {
+        match is_reference(value) {
+            true => Secret::parse(value, pointer, sources).map(Self::of_secret),
+            false => Self::parse(value, pointer, sources),
+        }
+    }
+
     /// Reads a text in which `${env:NAME}` and `${file:/path}` stand for secrets.
     ///
     /// # Errors

@@ -1,33 +1,11 @@
 //! What an output is made from: the fields of a manifest's output, checked.
 //!
-//! | type | field | means | default |
-//! | --- | --- | --- | --- |
-//! | `console` | | events go to stdout | |
-//! | `file` | | as [`mod@file`] says | |
-//! | `tcp` | `address` | `host:port` of a receiver of lines | required |
-//! | | `tls` | `{}` or `{"ca", "certificate", "key"}`, files (PEM); see [`TlsSettings`] | no TLS |
-//! | `http` | `url` | where to send, `http://` or `https://` | required |
-//! | | `method` | `POST` or `PUT` | `POST` |
-//! | | `headers` | an object of names and values, sent with every request; `${env:NAME}` and `${file:/path}` stand for secrets | none |
-//! | | `framing` | `lines`, `ndjson` or `json_array`; see [`Framing`] | `lines` |
-//! | | `values` | of `ndjson` and `json_array`, `any` or `objects`; see [`Values`] | `any` |
-//! | | `compression` | `none`, `gzip` or `zstd` | `none` |
-//! | | `timeout_ms` | for a whole request, 1 to 300,000 | 30,000 |
-//! | | `max_batch_bytes` | of a body before compression, 1 KiB to 64 MiB; a single larger event is sent alone | 1 MiB |
-//! | | `max_batch_events` | of a body, 1 to 10,000 | the pipeline's `batch_size` |
-//! | | `linger_ms` | how long a batch that is not full waits for more events, 0 to 60,000 | 0 |
-//! | | `max_in_flight` | requests at the same time, 1 to 64; above 1 the order is not kept | 1 |
-//! | | `tls` | as for `tcp`, with an `https://` url | the system's authorities |
-//! | `datadog`, `newrelic`, `cloudwatch` | | as [`vendors`] says, and what `http` has from `headers` on | |
-//! | all but `console` | `spool` | `{"max_bytes", "when_full", "fsync"}`: events wait on the disk, at most `max_bytes` (a number, or `"1GiB"`; at least 1 MiB) of it; `when_full` is `block`, `drop_oldest` or `drop_newest`; `fsync` is `never`, `interval` (every 500 ms) or `always` | no spool; `block`, `interval` |
-//! | | `dead_letters` | `{"max_bytes"}`: where events are kept that will never be taken; `false` keeps none | 16 MiB |
-//! | | `give_up_after_s` | a receiver that answers and keeps failing on the same events is given up on them, 1 to 604,800 | 300 |
+//! `docs/outputs.md` lists the fields of each type, with their meaning, unit and default.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::header::HeaderName;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde::Deserialize;
 use tracing::warn;
 
 use super::{
@@ -44,12 +22,18 @@ use crate::{
 
 mod check;
 mod file;
+mod given;
 mod literals;
+mod proxy;
 mod vendors;
+
+use given::{Given, Object};
+use proxy::ProxyFields;
 
 pub(super) use check::{faults, of_fields};
 pub(super) use file::FileSettings;
 pub(super) use literals::hide;
+pub(super) use proxy::ProxySettings;
 
 /// Time between two `fsync`s of a spool; Vector's too.
 const FSYNC_INTERVAL: Duration = Duration::from_millis(500);
@@ -189,6 +173,8 @@ pub struct HttpSettings {
     pub max_in_flight: usize,
     /// How connections are secured, with `https://`.
     pub tls: Option<TlsSettings>,
+    /// What requests are sent through.
+    pub proxy: Option<Box<ProxySettings>>,
 }
 
 /// The method of a request.
@@ -263,18 +249,15 @@ pub struct Batching {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ConsoleFields {}
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TcpFields {
     address: String,
-    tls: Option<TlsSettings>,
+    tls: Option<Object<TlsSettings>>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct HttpFields {
     url: String,
     method: Option<Method>,
@@ -292,28 +275,27 @@ struct RequestFields {
     max_batch_events: Option<usize>,
     linger_ms: Option<u64>,
     max_in_flight: Option<usize>,
-    tls: Option<TlsSettings>,
+    tls: Option<Object<TlsSettings>>,
 }
 
-const REQUEST_FIELDS: [&str; 8] = [
-    "headers",
-    "compression",
-    "timeout_ms",
-    "max_batch_bytes",
-    "max_batch_events",
-    "linger_ms",
-    "max_in_flight",
-    "tls",
-];
+/// What all outputs that send requests have in common.
+struct Common {
+    request: RequestFields,
+    proxy: ProxyFields,
+}
 
+/// What all outputs have in common that keep events on the disk.
 #[derive(Deserialize)]
 struct DeliveryFields {
-    spool: Option<SpoolFields>,
+    spool: Option<Object<SpoolFields>>,
     dead_letters: Option<DeadLetterFields>,
-    give_up_after_s: Option<u64>,
 }
 
-const DELIVERY_FIELDS: [&str; 3] = ["spool", "dead_letters", "give_up_after_s"];
+/// Only a receiver that answers is ever given up on, and only requests are answered.
+#[derive(Default, Deserialize)]
+struct GiveUpFields {
+    give_up_after_s: Option<u64>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -326,7 +308,7 @@ struct SpoolFields {
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected `false` or an object with `max_bytes`")]
 enum DeadLetterFields {
-    Kept(KeptLetters),
+    Kept(Object<KeptLetters>),
     Wanted(bool),
 }
 
@@ -346,34 +328,20 @@ enum Size {
     Text(String),
 }
 
-/// The fields of an output, as they are given.
-struct Given<'a> {
-    kind: &'a str,
-    fields: Map<String, Value>,
-}
-
 impl OutputSettings {
     /// Checks an output of a manifest.
     ///
     /// # Errors
     /// [`Invalid`] names the field; its pointer starts at the output.
     pub fn parse(output: &Output, policy: &OutputPolicy) -> Result<Self, Invalid> {
-        // The seed writes every field for every type, `null` where it has no meaning.
-        let set = output.settings.iter().filter(|(_, value)| !value.is_null());
-        let mut given = Given {
-            kind: &output.kind,
-            fields: set
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-        };
-        let target = match given.kind {
+        let mut given = Given::new(output);
+        let sends_requests = match given.kind {
             "console" => {
                 let ConsoleFields {} = given.rest()?;
                 return Ok(Self::console());
             }
-            "file" | "tcp" | "http" | "datadog" | "newrelic" | "cloudwatch" => {
-                given.kind.to_owned()
-            }
+            "file" | "tcp" => false,
+            "http" | "datadog" | "newrelic" | "cloudwatch" => true,
             unknown => {
                 let shown = one_line(unknown, 60);
                 return Err(Invalid::new(
@@ -383,12 +351,23 @@ impl OutputSettings {
                 ));
             }
         };
-        let delivery = parse_delivery(&given.take(&DELIVERY_FIELDS)?, policy)?;
-        let target = match target.as_str() {
+        let give_up = match sends_requests {
+            true => given.take()?,
+            false => {
+                // A live config may have it; an edit is refused by `check`.
+                given.ignore::<GiveUpFields>();
+                GiveUpFields::default()
+            }
+        };
+        let delivery = parse_delivery(&given.take()?, &give_up, policy)?;
+        let target = match given.kind {
             "file" => Target::File(file::parse(&given.rest()?, policy)?),
             "tcp" => Target::Tcp(parse_tcp(given.rest()?)?),
             kind => {
-                let common = given.take(&REQUEST_FIELDS)?;
+                let common = Common {
+                    proxy: given.take()?,
+                    request: given.take()?,
+                };
                 let http = match kind {
                     "datadog" => vendors::datadog(given.rest()?, common, policy)?,
                     "newrelic" => vendors::newrelic(given.rest()?, common, policy)?,
@@ -437,9 +416,9 @@ impl OutputSettings {
     }
 }
 
-/// Header fields that HTTP or the gate sets, and who does. Names are lower-case; one with a `*` stands
-/// for all that begin so.
-const OWN_HEADERS: [(&str, &str); 13] = [
+/// Header fields that HTTP or the gate sets, and who does. Names are lower-case; one with a `*`
+/// stands for all that begin so.
+const OWN_HEADERS: [(&str, &str); 14] = [
     ("connection", "it belongs to the connection"),
     (
         "content-encoding",
@@ -450,6 +429,10 @@ const OWN_HEADERS: [(&str, &str); 13] = [
     ("host", "the output sets it from the url"),
     ("http2-settings", "it belongs to the connection"),
     ("keep-alive", "it belongs to the connection"),
+    (
+        "proxy-authorization",
+        "it belongs to the connection; see the field `proxy_authorization`",
+    ),
     ("proxy-connection", "it belongs to the connection"),
     ("te", "it belongs to the connection"),
     ("trailer", "it belongs to the connection"),
@@ -484,39 +467,6 @@ impl FormatSettings {
     }
 }
 
-impl Given<'_> {
-    /// Takes the fields of these names out.
-    fn take<T: DeserializeOwned>(&mut self, names: &[&str]) -> Result<T, Invalid> {
-        let taken = names
-            .iter()
-            .filter_map(|name| self.fields.remove_entry(*name))
-            .collect();
-        self.parse(taken)
-    }
-
-    /// Takes all others.
-    fn rest<T: DeserializeOwned>(&mut self) -> Result<T, Invalid> {
-        let rest = std::mem::take(&mut self.fields);
-        self.parse(rest)
-    }
-
-    fn parse<T: DeserializeOwned>(&self, fields: Map<String, Value>) -> Result<T, Invalid> {
-        serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
-            let pointer = pointer_of(error.path());
-            let message = error.into_inner().to_string();
-            Invalid::new(
-                "invalid_output",
-                pointer,
-                format!(
-                    "{} output: {}",
-                    self.kind,
-                    one_line(&message, MOST_CHARS * 4)
-                ),
-            )
-        })
-    }
-}
-
 /// The time that the OpenTelemetry Collector retries.
 const DEFAULT_GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
@@ -528,6 +478,7 @@ const MAX_SPOOL_BYTES: u64 = 1 << 44;
 
 fn parse_delivery(
     fields: &DeliveryFields,
+    give_up: &GiveUpFields,
     policy: &OutputPolicy,
 ) -> Result<DeliverySettings, Invalid> {
     let no_folder = |pointer: &str| {
@@ -537,11 +488,11 @@ fn parse_delivery(
             "this gate has no folder for what waits on the disk; start it with `--spool DIR`",
         )
     };
-    let seconds = within("give_up_after_s", fields.give_up_after_s, 1..=604_800)?;
+    let seconds = within("give_up_after_s", give_up.give_up_after_s, 1..=604_800)?;
     let spool = match &fields.spool {
         None => None,
         Some(_) if policy.folder.is_none() => return Err(no_folder("/spool")),
-        Some(spool) => Some(SpoolSettings {
+        Some(Object(spool)) => Some(SpoolSettings {
             max_bytes: disk_bytes(&spool.max_bytes, "/spool/max_bytes")?,
             when_full: spool.when_full.unwrap_or(WhenFull::Block),
             fsync: spool.fsync.unwrap_or(FsyncPolicy::Interval),
@@ -552,7 +503,7 @@ fn parse_delivery(
         None => policy.folder.is_some().then_some(DEAD_LETTER_BYTES),
         Some(_) if policy.folder.is_none() => return Err(no_folder("/dead_letters")),
         Some(DeadLetterFields::Wanted(true)) => Some(DEAD_LETTER_BYTES),
-        Some(DeadLetterFields::Kept(kept)) => {
+        Some(DeadLetterFields::Kept(Object(kept))) => {
             Some(disk_bytes(&kept.max_bytes, "/dead_letters/max_bytes")?)
         }
     };
@@ -594,6 +545,7 @@ fn bytes_within(
 
 fn parse_tcp(fields: TcpFields) -> Result<TcpSettings, Invalid> {
     let TcpFields { address, tls } = fields;
+    let tls = tls.map(|Object(tls)| tls);
     check_address(&address)?;
     let host = host_of(&address);
     if let Some(tls) = &tls {
@@ -602,7 +554,7 @@ fn parse_tcp(fields: TcpFields) -> Result<TcpSettings, Invalid> {
             return Err(Invalid::new(
                 "invalid_address",
                 "/address",
-                format!("`{host}` is no name that a certificate could have"),
+                format!("`{host}` is not a name that a certificate can have"),
             ));
         }
     }
@@ -642,7 +594,7 @@ pub(super) fn host_of(address: &str) -> &str {
 
 fn parse_http(
     fields: &HttpFields,
-    common: RequestFields,
+    common: Common,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let framing = fields.framing.unwrap_or(Framing::Lines);
@@ -680,13 +632,18 @@ struct Preset {
 }
 
 impl Preset {
-    fn with(self, common: RequestFields, policy: &OutputPolicy) -> Result<HttpSettings, Invalid> {
-        if let Some(tls) = &common.tls {
-            if self.url.scheme() != "https" {
+    fn with(self, common: Common, policy: &OutputPolicy) -> Result<HttpSettings, Invalid> {
+        let proxy = proxy::parse(&common.proxy, &policy.secrets)?;
+        let common = common.request;
+        let tls = common.tls.map(|Object(tls)| tls);
+        if let Some(tls) = &tls {
+            let proxy = proxy.as_ref().map(|proxy| proxy.url.scheme());
+            if self.url.scheme() != "https" && proxy != Some("https") {
                 return Err(Invalid::new(
                     "invalid_tls",
                     "/tls",
-                    "`tls` is given, but `url` is `http://`; expected `https://`",
+                    "`tls` is given, but neither the URL nor `proxy` is `https://`; expected \
+                     `https://`, or no `tls`",
                 ));
             }
             tls::check(tls)?;
@@ -736,7 +693,8 @@ impl Preset {
                 linger: Duration::from_millis(linger.unwrap_or(0)),
             },
             max_in_flight: within("max_in_flight", common.max_in_flight, 1..=64)?.unwrap_or(1),
-            tls: common.tls,
+            tls,
+            proxy: proxy.map(Box::new),
         })
     }
 }

@@ -22,14 +22,22 @@ pub(super) fn one_line(text: &str, most: usize) -> String {
     shown
 }
 
-/// Whether a terminal shows a character as itself. Unicode's line separators and the marks that turn
-/// the direction of text around are not control characters to `char`.
+/// Returns the first character that [`one_line`] would escape.
+pub(super) fn first_escaped(text: &str) -> Option<char> {
+    text.chars().find(|c| !is_harmless(*c))
+}
+
+/// Whether a terminal shows a character as itself. Unicode's line separators and the marks that
+/// turn the direction of text around are not control characters to `char`.
 ///
 /// Source: Unicode Standard Annex #9, section 2 (directional formatting characters).
 fn is_harmless(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+        && !matches!(
+            c,
+            '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}'
+        )
 }
 
 #[cfg(test)]

@@ -36,9 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A receiver that takes no byte for so long is given up, and connected to again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a receiver that asked for a certificate is given to say that it does not accept ours. In TLS 1.3
-/// the handshake is over for the gate before the receiver has looked at it (RFC 8446, section 2), and
-/// events that were sent meanwhile would be lost without a word.
+/// How long a receiver that asked for a certificate is given to say that it does not accept ours.
+/// In TLS 1.3 the handshake is over for the gate before the receiver has looked at the certificate
+/// (RFC 8446, section 2), and events that were sent meanwhile would be lost without an error.
 const REJECTION_TIME: Duration = Duration::from_secs(1);
 
 /// How long the receiver may take to close its side at the end.

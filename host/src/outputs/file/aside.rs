@@ -1,8 +1,8 @@
 //! Files that were put aside: their names, their compression and their end.
 //!
-//! A file `app.log` that is put aside becomes `app.log.20261123T210254.000Z`, by the time at which that
-//! happened, and `.gz` or `.zst` is added when it is compressed. While it is compressed there is a file
-//! that ends in `.partial` too; a crash leaves it behind, and the next try overwrites it.
+//! A file `app.log` that is rotated becomes `app.log.20261123T210254.000Z`, by the time of its
+//! rotation, and `.gz` or `.zst` is added when it is compressed. During compression there is also a
+//! file that ends in `.partial`; a crash leaves it there, and the next try overwrites it.
 
 use std::{
     ffi::OsString,
@@ -46,7 +46,8 @@ pub(super) fn tidy(settings: &FileSettings, id: &str) -> io::Result<()> {
     let surplus = files.len().saturating_sub(settings.max_files);
     for file in files.drain(..surplus) {
         fs::remove_file(&file)?;
-        info!(output = %id, file = %file.display(), "deleted the oldest file: `max_files` are kept");
+        let file = file.display();
+        info!(output = %id, %file, "deleted the oldest file: `max_files` are kept");
     }
     let ending = match settings.compression {
         Compression::None => return Ok(()),

@@ -15,7 +15,7 @@
 //! | answer | what is done |
 //! | --- | --- |
 //! | `ThrottlingException`, `ServiceUnavailableException`, 429, 5xx | tried again |
-//! | `UnrecognizedClientException`, `InvalidSignatureException`, `AccessDeniedException`, `ExpiredTokenException`, ... | events are kept, probes are made |
+//! | about credentials (`InvalidSignatureException`, ...) | events are kept, probes are made |
 //! | `ResourceNotFoundException` | group and stream are created, or as before |
 //! | `DataAlreadyAcceptedException` | it was sent |
 //! | `InvalidParameterException` | split, down to the event that is refused |

@@ -2,7 +2,7 @@
 //!
 //! | limit | value |
 //! | --- | --- |
-//! | body, uncompressed | 5,000,000 bytes; filled up to 4,250,000, as Vector does, since what surrounds the events counts too |
+//! | body, uncompressed | 5,000,000 bytes; filled up to 4,250,000, as Vector does |
 //! | events in a body | 1,000 |
 //! | one event | 1,000,000 bytes; what is behind is cut off here, as Datadog would |
 //!

@@ -23,8 +23,8 @@ pub(super) struct Scope<'a> {
     pub(super) service: &'a str,
 }
 
-/// Returns the values of `x-amz-date` and `authorization` for a `POST`. `headers` are those that are
-/// signed, besides `host` and `x-amz-date`, which are always.
+/// Returns the values of `x-amz-date` and `authorization` for a `POST`. `headers` are those that
+/// are signed, besides `host` and `x-amz-date`, which are always signed.
 pub(super) fn sign(
     credentials: &Credentials,
     scope: &Scope<'_>,

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::{
     super::{
         secret::{self, Use},
-        shown::{MOST_CHARS, one_line},
+        shown::{MOST_CHARS, first_escaped, one_line},
     },
     HttpSettings, Invalid, Output, OutputPolicy, OutputSettings, Target, TcpSettings,
     header_pointer, host_of, literals, owner_of, port_of,
@@ -30,10 +30,14 @@ pub(in super::super) fn faults(
 ) -> Vec<Invalid> {
     let mut faults = of_fields(output, policy);
     match &settings.target {
-        Target::Console | Target::File(_) => {}
-        Target::Tcp(tcp) => faults.extend(of_address(tcp, policy)),
+        Target::Console => {}
+        Target::File(_) => faults.extend(of_giving_up(output)),
+        Target::Tcp(tcp) => {
+            faults.extend(of_address(tcp, policy));
+            faults.extend(of_giving_up(output));
+        }
         Target::Http(http) => {
-            for field in ["url", "endpoint"] {
+            for field in ["url", "endpoint", "proxy"] {
                 if let Some(url) = output.settings.get(field).and_then(Value::as_str) {
                     faults.extend(of_url(url, &format!("/{field}"), policy));
                 }
@@ -45,11 +49,27 @@ pub(in super::super) fn faults(
     faults
 }
 
+/// Finds `give_up_after_s` where no receiver answers, so that none can answer and keep failing.
+fn of_giving_up(output: &Output) -> Option<Invalid> {
+    let given = output.settings.get("give_up_after_s")?;
+    (!given.is_null()).then(|| {
+        Invalid::new(
+            "invalid_output",
+            "/give_up_after_s",
+            format!(
+                "`give_up_after_s` has no effect on a `{}` output, which keeps its events until \
+                 they are written; expected only on outputs that send requests; remove it",
+                output.kind
+            ),
+        )
+    })
+}
+
 /// Finds what is wrong with the address of a `tcp` output.
 ///
-/// Resolvers of operating systems read `2852039166`, `0xa9fea9fe`, `0251.0376.1` and `169.254.43518`
-/// as IPv4 addresses. Only the usual way to write one is accepted, so that what is shown is what is
-/// connected to.
+/// Resolvers of operating systems read `2852039166`, `0xa9fea9fe`, `0251.0376.1` and
+/// `169.254.43518` as IPv4 addresses. Only the usual way to write one is accepted, so that what is
+/// shown is what is connected to.
 fn of_address(settings: &TcpSettings, policy: &OutputPolicy) -> Option<Invalid> {
     let address = &settings.address;
     let host = host_of(address);
@@ -65,8 +85,8 @@ fn of_address(settings: &TcpSettings, policy: &OutputPolicy) -> Option<Invalid> 
         Ok(v6) => Some(IpAddr::V6(v6)),
         Err(_) if in_brackets || host.contains(':') => {
             return fault(
-                "which is not an IPv6 address; expected, for example, `[2001:db8::1]:5140`, without a \
-                 zone",
+                "which is not an IPv6 address; expected, for example, `[2001:db8::1]:5140`, \
+                 without a zone",
             );
         }
         Err(_) => None,
@@ -151,7 +171,8 @@ fn of_url(given: &str, pointer: &str, policy: &OutputPolicy) -> Option<Invalid> 
     };
     if given.contains('#') {
         return fault(format!(
-            "`{name}` has a fragment (`#...`), which is never sent; remove it, or write `#` as `%23`"
+            "`{name}` has a fragment (`#...`), which is never sent; remove it, or write `#` as \
+             `%23`"
         ));
     }
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -160,8 +181,8 @@ fn of_url(given: &str, pointer: &str, policy: &OutputPolicy) -> Option<Invalid> 
             "credentials_in_url",
             pointer,
             format!(
-                "`{name}` has a user name or password before `@`, which would be shown wherever the \
-                 URL is; send them in `headers`, by reference"
+                "`{name}` has a user name or password before `@`, which would be shown wherever \
+                 the URL is; send them in `headers`, by reference"
             ),
         ));
     }
@@ -197,8 +218,8 @@ fn of_headers(output: &Output, http: &HttpSettings) -> Vec<Invalid> {
                 "duplicate_header",
                 header_pointer(name),
                 format!(
-                    "`headers` has `{}` twice, in different case, which does not matter in the name of \
-                     a header; remove one",
+                    "`headers` has `{}` twice, in different case, which does not matter in the \
+                     name of a header; remove one",
                     one_line(name, MOST_CHARS)
                 ),
             ));
@@ -216,10 +237,40 @@ const REFERENCES: [(&str, Use); 5] = [
     ("session_token", Use::AwsSignature),
 ];
 
+/// Fields that name files and the like: they end in log lines, and are not escaped everywhere.
+const SHOWN: [&str; 5] = [
+    "/path",
+    "/stream",
+    "/tls/ca",
+    "/tls/certificate",
+    "/tls/key",
+];
+
+/// Finds characters in names that a terminal would act on.
+fn of_names(output: &Output) -> impl Iterator<Item = Invalid> {
+    SHOWN.iter().filter_map(|pointer| {
+        let mut parts = pointer.split('/').skip(1);
+        let first = output.settings.get(parts.next()?)?;
+        let given = parts.try_fold(first, |value, part| value.get(part))?;
+        let found = first_escaped(given.as_str()?)?;
+        let name = pointer.trim_start_matches('/').replace('/', ".");
+        Some(Invalid::new(
+            "invalid_output",
+            *pointer,
+            format!(
+                "`{name}` has the character U+{:04X}; expected no control characters, line ends \
+                 or marks of direction: remove it",
+                u32::from(found)
+            ),
+        ))
+    })
+}
+
 /// Finds what is wrong with fields as they are written, before anything that they name is read:
-/// references to secrets that a config may not refer to, and `dead_letters`.
+/// references to secrets that a config may not refer to, `dead_letters`, and names with control
+/// characters.
 pub(in super::super) fn of_fields(output: &Output, policy: &OutputPolicy) -> Vec<Invalid> {
-    let mut faults = Vec::new();
+    let mut faults: Vec<Invalid> = of_names(output).collect();
     match output.settings.get("dead_letters") {
         None | Some(Value::Null | Value::Bool(false) | Value::Object(_)) => {}
         Some(found) => faults.push(Invalid::new(
@@ -238,6 +289,13 @@ pub(in super::super) fn of_fields(output: &Output, policy: &OutputPolicy) -> Vec
     for (field, purpose) in REFERENCES {
         if let Some(reference) = output.settings.get(field).and_then(Value::as_str) {
             check(reference, purpose, &format!("/{field}"));
+        }
+    }
+    let proxy = output.settings.get("proxy_authorization");
+    if let Some(value) = proxy.and_then(Value::as_str) {
+        let pointer = "/proxy_authorization";
+        for reference in secret::references_of_value(value, pointer).unwrap_or_default() {
+            check(reference, Use::Sent, pointer);
         }
     }
     let headers = output.settings.get("headers").and_then(Value::as_object);

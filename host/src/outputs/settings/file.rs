@@ -1,13 +1,6 @@
 //! Outputs of type `file`.
 //!
-//! | field | means | default |
-//! | --- | --- | --- |
-//! | `path` | the file, below the folder that the gate was started with (`--files`); folders are made | required |
-//! | `rotate_bytes` | the file is put aside before it would become larger, at least `"1MiB"`; a single larger batch is kept whole | `"100MiB"` |
-//! | `rotate_every_s` | and when a period of so many seconds ends, counted from midnight UTC of 1970-01-01, 60 to 2,678,400 | only by size |
-//! | `max_files` | so many files that were put aside are kept, 1 to 10,000; the oldest are deleted | 10 |
-//! | `compression` | of files that were put aside: `none`, `gzip` or `zstd` | `none` |
-//! | `fsync` | `never`, `interval` (every 500 ms) or `always` (before events count as sent) | `interval` |
+//! `docs/outputs.md` lists their fields.
 
 use std::{
     fs, io,
@@ -18,13 +11,16 @@ use std::{
 use rustix::fs::{Access, access};
 use serde::Deserialize;
 
-use super::{Compression, FsyncPolicy, Invalid, OutputPolicy, Size, bytes_within, within};
+use super::{
+    super::shown::one_line, Compression, FsyncPolicy, Invalid, OutputPolicy, Size, bytes_within,
+    within,
+};
 
 /// Smallest and largest `rotate_bytes`.
 const ROTATE_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
-/// Longest path, in bytes, without what is added to the name of a file that is put aside. The kernel
-/// takes names of 255 bytes and paths of 4,096 (`NAME_MAX`, `PATH_MAX` in limits.h).
+/// Longest path, in bytes, without what is added to the name of a rotated file. The kernel takes
+/// names of 255 bytes and paths of 4,096 (`NAME_MAX`, `PATH_MAX` in limits.h).
 const MAX_PATH_BYTES: usize = 3_000;
 const MAX_NAME_BYTES: usize = 200;
 
@@ -46,7 +42,6 @@ pub struct FileSettings {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct FileFields {
     path: String,
     rotate_bytes: Option<Size>,
@@ -73,10 +68,10 @@ pub(super) fn parse(fields: &FileFields, policy: &OutputPolicy) -> Result<FileSe
     })
 }
 
-/// Finds the file, and refuses one that could not be written or that lies elsewhere: whoever may edit
-/// outputs must not be able to write to any file of the machine.
+/// Finds the file, and refuses one that cannot be written or is outside the folder: someone who may
+/// edit outputs must not be able to write to any file of the machine.
 fn parse_path(given: &str, policy: &OutputPolicy) -> Result<PathBuf, Invalid> {
-    let shown: String = given.chars().take(100).collect();
+    let shown = one_line(given, 100);
     let invalid = |cause: String| Invalid::new("invalid_path", "/path", cause);
     let Some(root) = &policy.files else {
         return Err(invalid(
@@ -84,12 +79,12 @@ fn parse_path(given: &str, policy: &OutputPolicy) -> Result<PathBuf, Invalid> {
         ));
     };
     let root = std::path::absolute(root)
-        .map_err(|error| invalid(format!("`--files` is no path: {error}")))?;
+        .map_err(|error| invalid(format!("`--files` is not a path: {error}")))?;
     let path = root.join(given);
     let outside = || {
         invalid(format!(
-            "`{shown}` is not below `{}`; expected a path below it, or start the gate with another \
-             `--files DIR`",
+            "`{shown}` is not below `{}`; expected a path below it, or start the gate with \
+             another `--files DIR`",
             root.display()
         ))
     };
@@ -108,15 +103,15 @@ fn parse_path(given: &str, policy: &OutputPolicy) -> Result<PathBuf, Invalid> {
         || given.contains('\0')
     {
         return Err(invalid(format!(
-            "`{shown}` cannot be a file's path; expected one of at most {MAX_PATH_BYTES} bytes whose \
-             name has at most {MAX_NAME_BYTES}"
+            "`{shown}` cannot be the path of a file; expected at most {MAX_PATH_BYTES} bytes, of \
+             which the name has at most {MAX_NAME_BYTES}"
         )));
     }
     if path_leaves(&root, &path) {
         return Err(outside());
     }
     check_writable(&path)
-        .map_err(|error| invalid(format!("`{}` cannot be written: {error}", path.display())))?;
+        .map_err(|error| invalid(format!("`{shown}` cannot be written: {error}")))?;
     Ok(path)
 }
 
@@ -136,9 +131,7 @@ fn path_leaves(root: &Path, path: &Path) -> bool {
 /// Checks a file that is there, or the folder that it would be made in.
 fn check_writable(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() => {
-            Err(io::Error::other("it is there, and is no regular file"))
-        }
+        Ok(found) if !found.is_file() => Err(io::Error::other("it is not a regular file")),
         Ok(_) => Ok(access(path, Access::WRITE_OK | Access::READ_OK)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut folders = path.ancestors().skip(1);
@@ -147,7 +140,7 @@ fn check_writable(path: &Path) -> io::Result<()> {
             match folder.is_dir() {
                 true => Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?),
                 false => Err(io::Error::other(format!(
-                    "`{}` is no folder",
+                    "`{}` is not a folder",
                     folder.display()
                 ))),
             }

@@ -12,8 +12,8 @@ use super::{
 /// What stands for a secret that is not shown.
 const HIDDEN: &str = "<hidden>";
 
-/// A header field or query parameter whose name has one of these in it carries credentials. `_` in a
-/// name counts as `-`.
+/// A header field or query parameter whose name has one of these in it carries credentials. `_` in
+/// a name counts as `-`.
 const PARTS_OF_NAMES: [&str; 20] = [
     "access-key",
     "api-key",
@@ -60,8 +60,8 @@ pub(super) fn faults(output: &Output) -> Vec<Invalid> {
                 "literal_secret",
                 header_pointer(name),
                 format!(
-                    "the header `{name_shown}` carries credentials, and its value is written into the \
-                     config, which shows it to everyone who may read the config; expected a \
+                    "the header `{name_shown}` carries credentials, and its value is written into \
+                     the config, which shows it to everyone who may read the config; expected a \
                      reference, for example `${{env:STREAMGATE_SECRET_NAME}}` or \
                      `${{file:/run/secrets/name}}`"
                 ),
@@ -122,7 +122,15 @@ fn hide_in_output(fields: &mut Map<String, Value>) -> bool {
             found = true;
         }
     }
-    for name in ["url", "endpoint"] {
+    if let Some(Value::String(value)) = fields.get_mut("proxy_authorization")
+        && !value.starts_with("env:")
+        && !value.starts_with("file:")
+        && is_literal(value)
+    {
+        HIDDEN.clone_into(value);
+        found = true;
+    }
+    for name in ["url", "endpoint", "proxy"] {
         if let Some(Value::String(given)) = fields.get_mut(name)
             && let Some(hidden) = without_credentials(given)
         {

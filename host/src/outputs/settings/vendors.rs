@@ -1,23 +1,10 @@
 //! Outputs to vendors: what is theirs, so that a config says only where and as whom.
 //!
-//! | type | field | means | default |
-//! | --- | --- | --- | --- |
-//! | `datadog` | `api_key` | where the key is, `env:NAME` or `file:/path` | required |
-//! | | `site` | the site of the account, such as `datadoghq.eu` | `datadoghq.com` |
-//! | | `service`, `source`, `hostname` | of all events that do not say it themselves | none |
-//! | | `tags` | an array of `key:value` | none |
-//! | `newrelic` | `license_key` | where the key is | required |
-//! | | `region` | `us`, `eu` or `gov` | `us` |
-//! | | `attributes` | an object: attributes that all events have in common | none |
-//! | `cloudwatch` | `region` | such as `eu-central-1` | required |
-//! | | `group`, `stream` | the log group, and the log stream in it | required |
-//! | | `create` | whether they are created when they are missing | `true` |
-//! | | `access_key_id`, `secret_access_key` | where the credentials are | `env:AWS_ACCESS_KEY_ID`, `env:AWS_SECRET_ACCESS_KEY` |
-//! | | `session_token` | where the token of temporary credentials is | `env:AWS_SESSION_TOKEN` if it is set |
-//! | all three | `endpoint` | a whole URL in place of the vendor's | the vendor's |
+//! `docs/outputs.md` lists their fields.
 //!
-//! Bodies are compressed with gzip, but for `cloudwatch`, which takes none. Limits of size and number
-//! are the vendor's ([`super::super::format`]); `max_batch_bytes` and `max_batch_events` only lower them.
+//! Bodies are compressed with gzip, except those of `cloudwatch`, which accepts no compression.
+//! Limits of size and number are the vendor's ([`super::super::format`]); `max_batch_bytes` and
+//! `max_batch_events` only lower them.
 
 use reqwest::{Url, header::HeaderName};
 use serde::Deserialize;
@@ -25,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{format::cloudwatch::CloudWatchSettings, secret::Secret, shown::one_line},
-    Compression, FormatSettings, HttpSettings, Invalid, Method, OutputPolicy, Preset,
-    RequestFields, Template, parse_url,
+    Common, Compression, FormatSettings, HttpSettings, Invalid, Method, OutputPolicy, Preset,
+    Template, parse_url,
 };
 
 /// The longest name of a log group or stream, and of a region.
@@ -35,7 +22,6 @@ use super::{
 const MAX_NAME_CHARS: usize = 512;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct DatadogFields {
     api_key: String,
     site: Option<String>,
@@ -49,7 +35,7 @@ pub(super) struct DatadogFields {
 
 pub(super) fn datadog(
     fields: DatadogFields,
-    common: RequestFields,
+    common: Common,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let site = fields.site.as_deref().unwrap_or("datadoghq.com");
@@ -86,7 +72,6 @@ pub(super) fn datadog(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct NewRelicFields {
     license_key: String,
     region: Option<NewRelicRegion>,
@@ -105,7 +90,7 @@ enum NewRelicRegion {
 
 pub(super) fn newrelic(
     fields: NewRelicFields,
-    common: RequestFields,
+    common: Common,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     // Source: New Relic docs, "Introduction to the Log API".
@@ -134,7 +119,6 @@ pub(super) fn newrelic(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct CloudWatchFields {
     region: String,
     group: String,
@@ -148,7 +132,7 @@ pub(super) struct CloudWatchFields {
 
 pub(super) fn cloudwatch(
     fields: CloudWatchFields,
-    common: RequestFields,
+    common: Common,
     policy: &OutputPolicy,
 ) -> Result<HttpSettings, Invalid> {
     let region = fields.region;
