@@ -237,11 +237,7 @@ fn certificates_that_cannot_be_used_are_refused_at_the_start() {
             format!("cert={key},key={key}"),
             "holds no certificate",
         ),
-        (
-            "control-tls",
-            certificate.clone(),
-            "expected `cert=FILE,key=FILE`",
-        ),
+        ("control-tls", certificate, "expected `cert=FILE,key=FILE`"),
         (
             "proxy-protocol",
             "udp".to_owned(),

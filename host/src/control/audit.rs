@@ -32,9 +32,9 @@ pub(super) fn note_draft(draft: Difference) {
     note(|changed| changed.draft = Some(draft));
 }
 
-/// Notes that what is live was replaced.
-pub(super) fn note_live(live: Difference) {
-    note(|changed| changed.live = Some(live));
+/// Notes that what is live was replaced, if it was.
+pub(super) fn note_live(live: Option<Difference>) {
+    note(|changed| changed.live = live);
 }
 
 fn note(change: impl FnOnce(&mut Changed)) {

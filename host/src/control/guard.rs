@@ -53,12 +53,12 @@ struct Refusal {
     caller: Option<Caller>,
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for Box<Refusal> {
     fn from(problem: Problem) -> Self {
-        Self {
+        Self::new(Refusal {
             problem,
             caller: None,
-        }
+        })
     }
 }
 
@@ -96,7 +96,7 @@ impl Guard {
         request: &Request,
         needed: Role,
         caller: Result<Caller, Denied>,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Caller, Box<Refusal>> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         if !matches!(&caller, Ok(caller) if caller.is_proven) {
             self.check_host(uri, headers)?;
@@ -109,10 +109,10 @@ impl Guard {
         };
         match checked {
             Ok(()) => Ok(caller),
-            Err(problem) => Err(Refusal {
+            Err(problem) => Err(Box::new(Refusal {
                 problem,
                 caller: Some(caller),
-            }),
+            })),
         }
     }
 

@@ -325,7 +325,7 @@ pub(super) async fn publish(
     let published = state
         .publishing(move |shared| publish_draft(shared, &terms))
         .await?;
-    published.replaced.map(audit::note_live);
+    audit::note_live(published.replaced);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
@@ -445,7 +445,7 @@ pub(super) async fn rollback(
     let published = state
         .publishing(move |shared| roll_back(shared, to, &terms))
         .await?;
-    published.replaced.map(audit::note_live);
+    audit::note_live(published.replaced);
     Ok(Json(with_other_gates(&state, published, wait).await))
 }
 
