@@ -293,6 +293,38 @@ fn bodies_that_are_no_json_are_refused() {
     unharmed.finish();
 }
 
+/// Each of these patterns is allowed, and takes megabytes. All of them together are not.
+#[test]
+fn patterns_that_take_too_much_memory_together_are_refused() {
+    let mut unharmed = Unharmed::gate();
+    let large: Vec<Value> = (0..60)
+        .map(|number| {
+            let pattern = format!("\\w{{1,60}}x{number}\\pL{{1,100}}");
+            json!({"id": format!("r{number}"), "type": "redact", "params": {"pattern": pattern}})
+        })
+        .collect();
+    let gate = &unharmed.gate;
+    let before = gate.get("/draft")["pipeline"].clone();
+    gate.edit("PUT", "/rules", &large.into());
+    for path in ["/validate", "/publish"] {
+        let answer = gate.try_edit("POST", path, &Value::Null);
+        assert_eq!(answer.status, 422, "{answer}");
+        assert_eq!(answer.json()["code"], "patterns_too_large", "{answer}");
+        let pointer = answer.json()["pointer"].as_str().map(str::to_owned);
+        assert!(
+            pointer.is_some_and(|at| at.ends_with("/params/pattern")),
+            "{answer}"
+        );
+    }
+    // What was compiled for the attempts is given back.
+    gate.edit("PUT", "/draft", &before);
+    gate.edit("POST", "/validate", &Value::Null);
+    let peak = gate.peak_memory();
+    assert!(peak < 800 << 20, "it took {peak} bytes");
+    unharmed.check();
+    unharmed.finish();
+}
+
 #[test]
 fn bodies_that_are_too_large_are_refused() {
     const HUNDRED_MEGABYTES: usize = 100 * 1024 * 1024;

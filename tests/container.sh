@@ -99,7 +99,7 @@ udp=${STREAMGATE_UDP:-$(free_port 26000)}; udp=${udp##*:}
 if [[ " ${run_opts[*]-} " =~ \ --net(work)?[=\ ]host\  ]]; then
     # No port is mapped on the host's network, so the gate itself has to move.
     ports=(
-        --env "STREAMGATE_CONTROL=127.0.0.1:$control" --env "STREAMGATE_HTTP=127.0.0.1:$http"
+        --env "STREAMGATE_CONTROL=0.0.0.0:$control" --env "STREAMGATE_HTTP=127.0.0.1:$http"
         --env "STREAMGATE_TCP=127.0.0.1:$tcp" --env "STREAMGATE_UDP=127.0.0.1:$udp"
     )
 else
@@ -109,13 +109,15 @@ else
     )
 fi
 
-# start ARGUMENT...: runs the gate, confined as compose.yaml confines it.
+# start ARGUMENT...: runs the gate, confined as compose.yaml confines it, and asks for the token that it
+# made at its first start, as README shows it.
 start() {
     docker run --detach --name "$gate" --volume "$volume:$STORE" \
         --read-only --cap-drop ALL --security-opt no-new-privileges --health-interval 1s \
         "${ports[@]}" ${run_opts[@]+"${run_opts[@]}"} "$image" "$@" >/dev/null \
         || fail "docker run"
     eventually "the gate is ready${*:+ (with $*)}" ready
+    token=$(docker exec "$gate" streamgate token show) || fail "streamgate token show"
 }
 
 # stop: asks as `docker stop` does, and wants a clean end. After the grace period Docker kills, which
@@ -137,7 +139,7 @@ healthy() { [[ $(docker inspect --format '{{.State.Health.Status}}' "$gate") == 
 request() {
     local what=$1 status
     shift
-    answer=$(fetch --write-out '\n%{http_code}' "$@") || fail "$what: no answer"
+    answer=$(fetch --header "Authorization: Bearer $token" --write-out '\n%{http_code}' "$@") || fail "$what: no answer"
     status=${answer##*$'\n'}
     answer=${answer%$'\n'*}
     [[ $status == 2?? ]] || fail "$what: status $status: $answer"
@@ -198,6 +200,9 @@ ok "$image: $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000))
 # --- the quick start ------------------------------------------------------------------------------
 
 start
+status=$(fetch --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$control/status")
+[[ $status == 401 ]] || fail "GET /status without a token: status $status, expected 401"
+ok "the control API needs the token of \`streamgate token show\`"
 eventually "the health check of the image agrees" healthy
 
 send_tcp "DEBUG: test log"
