@@ -38,7 +38,7 @@ const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     /// Nothing: probes of orchestrators, and pages without anything of this gate in them.
     Nothing,
     /// A caller with this role.
@@ -48,7 +48,7 @@ enum Need {
 /// Why a request does not pass.
 #[derive(Debug)]
 struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     /// Who sent it, if that is known.
     caller: Option<Caller>,
 }
@@ -56,7 +56,7 @@ struct Refusal {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self {
-            problem,
+            problem: Box::new(problem),
             caller: None,
         }
     }
@@ -110,7 +110,7 @@ impl Guard {
         match checked {
             Ok(()) => Ok(caller),
             Err(problem) => Err(Refusal {
-                problem,
+                problem: Box::new(problem),
                 caller: Some(caller),
             }),
         }
@@ -190,7 +190,7 @@ pub(super) async fn check(
         }
         Err(refusal) => {
             guard.note(&request, &refusal);
-            answer(refusal.problem)
+            answer(*refusal.problem)
         }
     }
 }
@@ -235,6 +235,12 @@ fn need_of(method: &Method, path: Option<&str>) -> Need {
         None => Role::Viewer,
     };
     Need::Role(role)
+}
+
+/// Returns what a route of the description needs; `method` is in lower case.
+pub(super) fn needed(method: &str, path: &str) -> Need {
+    let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes());
+    need_of(&method.unwrap_or_default(), Some(path))
 }
 
 /// The host that a client asks for.
