@@ -239,7 +239,7 @@ fn redact() -> Value {
         (&["replace"][..], json!({"replacement": text(1024)}), None),
         (
             &["mask"],
-            json!({"keep_first": count.clone(), "keep_last": count.clone()}),
+            json!({"keep_first": count, "keep_last": count}),
             Some("action"),
         ),
         (
