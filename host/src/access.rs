@@ -263,17 +263,25 @@ impl Access {
                 .ok_or(Denied::Malformed)
                 .and_then(|token| self.prove(&known, token)),
         };
-        let settings = &self.inner.settings;
-        let no_tokens = !known.list.has_control() && known.bootstrap.is_none();
-        let is_open = settings.insecure || (!settings.is_exposed && no_tokens);
         match proven {
-            Err(_) if is_open => Ok(Caller {
+            Err(_) if self.is_open(&known) => Ok(Caller {
                 name: None,
                 role: Role::Admin,
                 is_proven: false,
             }),
             proven => proven,
         }
+    }
+
+    /// Whether requests to the control API need a token now.
+    pub fn needs_token(&self) -> bool {
+        !self.is_open(&self.inner.known.load())
+    }
+
+    fn is_open(&self, known: &Known) -> bool {
+        let settings = &self.inner.settings;
+        let no_tokens = !known.list.has_control() && known.bootstrap.is_none();
+        settings.insecure || (!settings.is_exposed && no_tokens)
     }
 
     /// Finds out whose token it is.

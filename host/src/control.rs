@@ -20,10 +20,7 @@ use tokio::{
     sync::{Mutex, Semaphore},
     task,
 };
-use utoipa::{
-    OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
-};
+use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::guard::Guard;
@@ -39,6 +36,7 @@ use crate::{
 
 mod audit;
 mod body;
+mod describe;
 mod detectors;
 mod docs;
 mod error;
@@ -50,6 +48,7 @@ mod outputs;
 mod pins;
 mod publish;
 mod rules;
+mod schemas;
 mod settings;
 mod tokens;
 
@@ -299,36 +298,17 @@ fn routes() -> OpenApiRouter<ControlState> {
 
 /// Builds the control API. `hosts` are names by which it is asked, beside addresses and `localhost`.
 pub fn router(state: ControlState, log: AuditLog, hosts: Vec<String>) -> Router {
-    let (router, mut description) = routes().split_for_parts();
-    describe_tokens(&mut description);
+    let (router, description) = routes().split_for_parts();
+    let document = docs::Document::build(&description, state.access().clone());
     let guard = Arc::new(Guard::new(state.access().clone(), log, hosts));
     router
-        .layer(Extension(docs::Document::build(&description)))
+        .layer(Extension(document))
         .fallback(error::unknown_path)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::map_response(hide::hide_secrets))
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .layer(middleware::map_response(add_headers))
         .with_state(state)
-}
-
-/// Says in the description that requests may need a bearer token.
-fn describe_tokens(description: &mut utoipa::openapi::OpenApi) {
-    let scheme = Http::builder()
-        .scheme(HttpAuthScheme::Bearer)
-        .description(Some(
-            "A token of `streamgate token create`. None is needed on a loopback address while there \
-             are no tokens.",
-        ))
-        .build();
-    let components = description.components.get_or_insert_default();
-    components.add_security_scheme("token", SecurityScheme::Http(scheme));
-    let none: [&str; 0] = [];
-    let optional = vec![
-        SecurityRequirement::new("token", none),
-        SecurityRequirement::default(),
-    ];
-    description.security = Some(optional);
 }
 
 /// Answers while the gate starts, which may take as long as its modules are compiled.

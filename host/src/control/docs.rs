@@ -17,7 +17,8 @@ use axum::{
 use tracing::error;
 use utoipa_swagger_ui::Config;
 
-use super::{Problem, body::Id, error::NotFound};
+use super::{Problem, body::Id, describe, guard};
+use crate::access::Access;
 
 /// Swagger UI's own page links relatively, which breaks at `/docs` without a slash.
 const PAGE: &str = r#"<!DOCTYPE html>
@@ -45,13 +46,27 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 /// The description as it is served.
 #[derive(Debug, Clone)]
-pub(super) struct Document(Bytes);
+pub(super) struct Document {
+    access: Access,
+    /// While requests need no token, and when they do.
+    open: Bytes,
+    closed: Bytes,
+}
 
 impl Document {
     /// Writes the description as JSON, once.
-    pub(super) fn build(description: &utoipa::openapi::OpenApi) -> Self {
-        let json = serde_json::to_vec(description).expect("a description is always JSON");
-        Self(json.into())
+    pub(super) fn build(description: &utoipa::openapi::OpenApi, access: Access) -> Self {
+        let document = serde_json::to_value(description).expect("a description is always JSON");
+        let write = |needs_token| {
+            let mut document = document.clone();
+            describe::complete(&mut document, guard::needed, needs_token);
+            document.to_string().into()
+        };
+        Self {
+            access,
+            open: write(false),
+            closed: write(true),
+        }
     }
 }
 
@@ -63,7 +78,11 @@ impl Document {
         body = Object, example = json!({"openapi": "3.1.0"})
     ))
 )]
-pub(super) async fn openapi(Extension(Document(json)): Extension<Document>) -> Response {
+pub(super) async fn openapi(Extension(document): Extension<Document>) -> Response {
+    let json = match document.access.needs_token() {
+        true => document.closed,
+        false => document.open,
+    };
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
@@ -92,7 +111,6 @@ pub(super) async fn page() -> Response {
             status = 200, description = "A style sheet, script or icon",
             content_type = "text/css", body = String, example = json!("body { margin: 0; }")
         ),
-        NotFound
     )
 )]
 pub(super) async fn file(Id(name): Id) -> Result<Response, Problem> {

@@ -3,7 +3,7 @@
 //! Promises that a client gets a status, a stable code and a sentence with the remedy, and that
 //! what only an operator should see (paths, causes) goes to the log instead.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use axum::{
     extract::Request,
@@ -12,10 +12,7 @@ use axum::{
 };
 use serde::Serialize;
 use tracing::error;
-use utoipa::{
-    IntoResponses, ToSchema,
-    openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder},
-};
+use utoipa::ToSchema;
 
 use super::audit::ProblemCode;
 use crate::{config_store::StoreError, manifest::Invalid, pipeline::BuildError};
@@ -104,7 +101,7 @@ impl Problem {
     /// The id in a body is taken.
     pub fn duplicate(what: &str, id: &str) -> Self {
         let detail = format!(
-            "there is a {what} `{id}` already; choose another `id`, or replace it with PUT"
+            "the {what} `{id}` exists already; choose another `id`, or replace it with PUT"
         );
         Self::new(StatusCode::CONFLICT, "duplicate_id", detail).at("/id")
     }
@@ -200,122 +197,6 @@ impl From<StoreError> for Problem {
             }
         }
     }
-}
-
-/// In the description: how reading a body and checking what it says can fail.
-pub(super) struct BodyProblems;
-/// In the description: the id in the path is that of nothing.
-pub(super) struct NotFound;
-/// In the description: the id in the body is taken.
-pub(super) struct IdTaken;
-/// In the description: the draft cannot be built.
-pub(super) struct NotBuildable;
-/// In the description: somebody else published in between.
-pub(super) struct PublishConflict;
-/// In the description: a rule names the module.
-pub(super) struct ModuleInUse;
-/// In the description: too many modules on their way at a time.
-pub(super) struct TooBusy;
-/// In the description: the gate is not ready.
-pub(super) struct NotReady;
-/// In the description: the store failed.
-pub(super) struct StoreFailed;
-
-impl IntoResponses for BodyProblems {
-    fn responses() -> Described {
-        describe([
-            ("400", "the request is not JSON, not UTF-8 or breaks off"),
-            ("408", "the body did not arrive in time"),
-            ("413", "the body is larger than 1 MiB"),
-            (
-                "422",
-                "the body has another shape, or what it says cannot be built",
-            ),
-        ])
-    }
-}
-
-impl IntoResponses for NotFound {
-    fn responses() -> Described {
-        describe([("404", "there is none of this id")])
-    }
-}
-
-impl IntoResponses for IdTaken {
-    fn responses() -> Described {
-        describe([("409", "the id is taken")])
-    }
-}
-
-impl IntoResponses for NotBuildable {
-    fn responses() -> Described {
-        describe([(
-            "422",
-            "the draft cannot be built; the pointer starts at the draft",
-        )])
-    }
-}
-
-impl IntoResponses for PublishConflict {
-    fn responses() -> Described {
-        describe([(
-            "409",
-            "somebody else published in between, or it would remove the last rule that protects \
-             privacy or all outputs",
-        )])
-    }
-}
-
-impl IntoResponses for ModuleInUse {
-    fn responses() -> Described {
-        describe([("409", "a rule of the draft or a live rule names it")])
-    }
-}
-
-impl IntoResponses for TooBusy {
-    fn responses() -> Described {
-        describe([("503", "other modules are on their way, in or out")])
-    }
-}
-
-impl IntoResponses for NotReady {
-    fn responses() -> Described {
-        describe([("503", "the gate takes no events now")])
-    }
-}
-
-impl IntoResponses for StoreFailed {
-    fn responses() -> Described {
-        describe([
-            (
-                "403",
-                "only signed config counts, and this gate cannot sign",
-            ),
-            (
-                "409",
-                "what the config store holds was changed by somebody else, or cannot be used",
-            ),
-            ("500", "the config store failed; nothing was changed"),
-            (
-                "503",
-                "the config store cannot be reached; nothing was changed",
-            ),
-        ])
-    }
-}
-
-type Described = BTreeMap<String, RefOr<openapi::Response>>;
-
-fn describe<const N: usize>(problems: [(&str, &str); N]) -> Described {
-    let described = problems.map(|(status, description)| {
-        let schema = Ref::from_schema_name("Problem");
-        let content = ContentBuilder::new().schema(Some(schema)).build();
-        let response = ResponseBuilder::new()
-            .description(description)
-            .content("application/problem+json", content);
-        (status.to_owned(), RefOr::T(response.build()))
-    });
-    described.into()
 }
 
 /// Answers for a path that is not served.

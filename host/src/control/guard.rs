@@ -38,7 +38,7 @@ const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     /// Nothing: probes of orchestrators, and pages without anything of this gate in them.
     Nothing,
     /// A caller with this role.
@@ -235,6 +235,12 @@ fn need_of(method: &Method, path: Option<&str>) -> Need {
         None => Role::Viewer,
     };
     Need::Role(role)
+}
+
+/// Returns what a route of the description needs; `method` is in lower case.
+pub(super) fn needed(method: &str, path: &str) -> Need {
+    let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes());
+    need_of(&method.unwrap_or_default(), Some(path))
 }
 
 /// The host that a client asks for.

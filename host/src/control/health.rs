@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{ControlState, Problem, error::NotReady};
+use super::{ControlState, Problem};
 use crate::{
     books::Stats,
     fleet::{ConfigStatus, Fleet, Node},
@@ -129,7 +129,7 @@ pub(super) async fn healthz() -> Json<Health> {
     responses((
         status = 200, description = "Events are taken",
         body = Health, example = json!({"status": "ready"})
-    ), NotReady)
+    ))
 )]
 pub(super) async fn readyz(State(state): State<ControlState>) -> Result<Json<Health>, Problem> {
     if !state.gate().is_ready() {

@@ -19,7 +19,6 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem, Shared,
     body::{self, Id},
-    error::{BodyProblems, ModuleInUse, NotFound, StoreFailed, TooBusy},
     pins,
 };
 use crate::{
@@ -76,7 +75,7 @@ pub(super) struct ModuleDeleted {
             "imports": ["streamgate:processor/host@1.0.0#log"],
             "exports": ["configure", "process"]
         }])
-    ), StoreFailed)
+    ))
 )]
 pub(super) async fn list(
     State(state): State<ControlState>,
@@ -107,9 +106,6 @@ pub(super) async fn list(
             "exports": ["configure", "process"]
             }})
         ),
-        BodyProblems,
-        TooBusy,
-        StoreFailed,
     )
 )]
 pub(super) async fn put(
@@ -177,7 +173,6 @@ pub(super) async fn put(
                 "live_rules": []
             })
         ),
-        NotFound,
     )
 )]
 pub(super) async fn show(
@@ -200,9 +195,6 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "Name of the module", example = "my-rule")),
     responses(
         (status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/wasm"),
-        NotFound,
-        TooBusy,
-        StoreFailed,
     )
 )]
 pub(super) async fn download(
@@ -231,9 +223,6 @@ pub(super) async fn download(
             status = 200, description = "The module is gone",
             body = ModuleDeleted, example = json!({"status": "deleted", "name": "my-rule"})
         ),
-        NotFound,
-        ModuleInUse,
-        StoreFailed,
     )
 )]
 pub(super) async fn delete(

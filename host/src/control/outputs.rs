@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem,
     body::{self, Id},
-    error::{BodyProblems, IdTaken, NotFound, StoreFailed},
     rules::Deleted,
 };
 use crate::{
@@ -48,7 +47,6 @@ pub(super) struct Cleared {
         (status = 200, description = "The outputs", body = [Output], example = json!([
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         ])),
-        StoreFailed,
     )
 )]
 pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<Output>>, Problem> {
@@ -68,9 +66,6 @@ pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<O
             "status": "added",
             "output": {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         })),
-        BodyProblems,
-        IdTaken,
-        StoreFailed,
     )
 )]
 pub(super) async fn add(
@@ -107,7 +102,6 @@ pub(super) async fn add(
             status = 200, description = "The outputs were removed",
             body = Cleared, example = json!({"status": "cleared"})
         ),
-        StoreFailed,
     )
 )]
 pub(super) async fn clear(State(state): State<ControlState>) -> Result<Json<Cleared>, Problem> {
@@ -126,8 +120,6 @@ pub(super) async fn clear(State(state): State<ControlState>) -> Result<Json<Clea
         (status = 200, description = "The output", body = Output, example = json!(
             {"id": "http-1", "type": "http", "url": "https://logs.example.com/ingest"}
         )),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn show(
@@ -155,8 +147,6 @@ pub(super) async fn show(
             "status": "updated",
             "output": {"id": "http-1", "type": "http", "url": "https://logs.example.com/v2/ingest"}
         })),
-        BodyProblems,
-        StoreFailed,
     )
 )]
 pub(super) async fn put(
@@ -198,8 +188,6 @@ pub(super) async fn put(
             status = 200, description = "The output was removed",
             body = Deleted, example = json!({"status": "deleted", "id": "http-1"})
         ),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn delete(
@@ -240,7 +228,6 @@ pub(super) struct Redriven {
                 "event": "{\"level\": \"INFO\"}"
             }]
         })),
-        NotFound,
     )
 )]
 pub(super) async fn dead_letters(
@@ -264,7 +251,6 @@ pub(super) async fn dead_letters(
     params(("id" = String, Path, description = "Id of the output", example = "http-1")),
     responses(
         (status = 200, description = "They wait to be sent", body = Redriven, example = json!({"redriven": 12})),
-        NotFound,
     )
 )]
 pub(super) async fn redrive(

@@ -18,7 +18,6 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem, Shared, audit,
     body::{self, Id},
-    error::{BodyProblems, NotBuildable, NotFound, NotReady, PublishConflict, StoreFailed},
     pins,
 };
 use crate::{
@@ -191,8 +190,6 @@ pub(super) async fn show_draft(State(state): State<ControlState>) -> Result<Json
             status = 200, description = "The draft was replaced", body = DraftReplaced,
             example = json!({"status": "updated", "rules": 1, "outputs": 0})
         ),
-        BodyProblems,
-        StoreFailed,
     )
 )]
 pub(super) async fn replace_draft(
@@ -239,8 +236,6 @@ pub(super) async fn replace_draft(
             status = 200, description = "The draft can be published",
             body = Valid, example = json!({"status": "valid", "rules": 1, "outputs": 0})
         ),
-        BodyProblems,
-        NotBuildable,
     )
 )]
 pub(super) async fn validate(
@@ -307,11 +302,6 @@ pub(super) async fn validate(
             "subscribers_notified": 1,
             "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}]
         })),
-        BodyProblems,
-        NotBuildable,
-        PublishConflict,
-        NotReady,
-        StoreFailed,
     )
 )]
 pub(super) async fn publish(
@@ -340,7 +330,6 @@ pub(super) async fn publish(
                 "comment": "ticket 42",
                 "digest": "sha256:0f343b0931126a20f133d67c2b018a3b5e8c7d4f1a2b3c4d5e6f708192a3b4c5"
             }])),
-        StoreFailed,
     )
 )]
 pub(super) async fn list_revisions(
@@ -366,8 +355,6 @@ pub(super) async fn list_revisions(
                 "name": "default_pipeline", "processors": [], "outputs": [], "batch_size": 100
             }]
         })),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn show_revision(
@@ -421,12 +408,6 @@ pub(super) async fn show_revision(
             "gates": [{"id": "gate-1", "status": "applied", "apply_ms": 0.2}],
             "draft": "replaced"
         })),
-        BodyProblems,
-        NotFound,
-        NotBuildable,
-        PublishConflict,
-        NotReady,
-        StoreFailed,
     )
 )]
 pub(super) async fn rollback(

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem,
     body::{self, Id},
-    error::{BodyProblems, IdTaken, NotFound, StoreFailed},
     pins,
 };
 use crate::{
@@ -55,7 +54,6 @@ pub(super) struct Deleted {
         (status = 200, description = "The rules", body = [Rule], example = json!([
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         ])),
-        StoreFailed,
     )
 )]
 pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<Rule>>, Problem> {
@@ -73,9 +71,6 @@ pub(super) async fn list(State(state): State<ControlState>) -> Result<Json<Vec<R
             "status": "added",
             "rule": {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         })),
-        BodyProblems,
-        IdTaken,
-        StoreFailed,
     )
 )]
 pub(super) async fn add(
@@ -109,8 +104,6 @@ pub(super) async fn add(
             status = 200, description = "The rules were replaced",
             body = RulesReplaced, example = json!({"status": "updated", "rules": 2})
         ),
-        BodyProblems,
-        StoreFailed,
     )
 )]
 pub(super) async fn replace_all(
@@ -151,8 +144,6 @@ pub(super) async fn replace_all(
         (status = 200, description = "The rule", body = Rule, example = json!(
             {"id": "drop_debug", "type": "filter", "params": {"value": "DEBUG"}}
         )),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn show(
@@ -180,8 +171,6 @@ pub(super) async fn show(
             "status": "updated",
             "rule": {"id": "drop_debug", "type": "filter", "params": {"value": "TRACE"}}
         })),
-        BodyProblems,
-        StoreFailed,
     )
 )]
 pub(super) async fn put(
@@ -220,8 +209,6 @@ pub(super) async fn put(
             status = 200, description = "The rule was removed",
             body = Deleted, example = json!({"status": "deleted", "id": "drop_debug"})
         ),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn delete(

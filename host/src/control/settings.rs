@@ -8,10 +8,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{
-    ControlState, Problem, body,
-    error::{BodyProblems, StoreFailed},
-};
+use super::{ControlState, Problem, body};
 use crate::manifest::{Invalid, MAX_BATCH_SIZE, check_batch_size};
 
 /// The batch size of the draft.
@@ -55,7 +52,6 @@ pub(super) struct SizeQuery {
             status = 200, description = "The batch size",
             body = BatchSize, example = json!({"batch_size": 100})
         ),
-        StoreFailed,
     )
 )]
 pub(super) async fn show_batch_size(
@@ -76,8 +72,6 @@ pub(super) async fn show_batch_size(
             status = 200, description = "The batch size was changed",
             body = BatchSizeSaved, example = json!({"status": "updated", "batch_size": 500})
         ),
-        BodyProblems,
-        StoreFailed,
     )
 )]
 pub(super) async fn set_batch_size(
@@ -92,9 +86,14 @@ pub(super) async fn set_batch_size(
         );
         Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail)
     })?;
+    let body = body::read(request).await?;
     let size = match query.size {
+        Some(_) if !body.is_empty() => {
+            let message = "`?size=` and a body are both given; send one of them";
+            return Err(Invalid::new("ambiguous_batch_size", "", message).into());
+        }
         Some(text) => from_query(&text)?,
-        None => from_body(&body::read(request).await?)?,
+        None => from_body(&body)?,
     };
     let changed = state.edit(move |draft, _| {
         draft.batch_size = size;

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::{
     ControlState, Problem,
     body::{self, Id},
-    error::{BodyProblems, IdTaken, NotFound, StoreFailed},
 };
 use crate::{
     access::{
@@ -81,9 +80,6 @@ pub(super) async fn list(State(state): State<ControlState>) -> Json<Vec<TokenRec
             "name": "ci", "role": "publisher", "created": 1_767_225_600, "expires": 1_767_312_000,
             "digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
         })),
-        BodyProblems,
-        IdTaken,
-        StoreFailed,
     )
 )]
 pub(super) async fn create(
@@ -118,8 +114,6 @@ pub(super) async fn create(
                 "digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
             }
         })),
-        NotFound,
-        StoreFailed,
     )
 )]
 pub(super) async fn revoke(
