@@ -286,3 +286,33 @@ fn what_a_config_says_is_repeated_without_its_control_characters() {
     }
     gate.finish(0);
 }
+
+#[test]
+fn secrets_are_read_again_at_sighup() {
+    let receiver = HttpReceiver::start();
+    let gate = Setup::new().secrets_in_its_directory().start();
+    let file = gate.directory().join("token");
+    std::fs::write(&file, "first\n").expect("it is ours");
+    let headers = json!({"authorization": format!("Bearer ${{file:{}}}", file.display())});
+    let output = json!({"id": "out", "type": "http", "url": receiver.url(), "headers": headers});
+    gate.run(&json!([]), &[output]);
+    let sent_with = |expected: &str| {
+        let requests = receiver.requests();
+        let last = requests
+            .last()
+            .and_then(|last| last.header("authorization"));
+        last.is_some_and(|found| found == format!("Bearer {expected}"))
+    };
+    gate.send(b"one\n");
+    eventually("it is sent", || sent_with("first"));
+    std::fs::write(&file, "second\n").expect("it is ours");
+    gate.signal(rustix::process::Signal::HUP);
+    let mut events = 1;
+    eventually("the new one is sent", || {
+        gate.send(b"more\n");
+        events += 1;
+        gate.settled(events);
+        sent_with("second")
+    });
+    gate.finish(events);
+}

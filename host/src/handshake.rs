@@ -219,14 +219,15 @@ fn server_config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, 
     Ok(config)
 }
 
-/// Reads certificates again from time to time and at SIGHUP, until the end has begun.
-pub async fn reload(all: Vec<Arc<ServerTls>>, end: Shutdown) -> io::Result<()> {
+/// Reads certificates again from time to time and at SIGHUP, when `at_hangup` is called too, until
+/// the end has begun.
+pub async fn reload(all: Vec<Arc<ServerTls>>, at_hangup: fn(), end: Shutdown) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             () = end.begun() => return Ok(()),
             () = sleep(RELOAD_EVERY) => {}
-            _ = hangup.recv() => {}
+            _ = hangup.recv() => at_hangup(),
         }
         let all = all.clone();
         // A file system that hangs holds up nothing but this.

@@ -33,7 +33,7 @@ pub use dead_letters::DeadLetter;
 pub use destination::{OutputPolicy, OwnListeners};
 pub use lifecycle::Registry;
 pub use queue::{Delivery, Origin};
-pub use secret::SecretSources;
+pub use secret::{SecretSources, read_again as read_secrets_again};
 pub use settings::{OutputSettings, Target};
 
 mod claim;

@@ -204,7 +204,11 @@ pub async fn run(config: Config, end: Shutdown) -> Result<(), ServerError> {
     let Some(tls) = unless_ended(&end, move || Tls::open(&opening.tls)).await? else {
         return Ok(());
     };
-    tokio::spawn(handshake::reload(tls.all(), end.clone()));
+    tokio::spawn(handshake::reload(
+        tls.all(),
+        outputs::read_secrets_again,
+        end.clone(),
+    ));
     if let Some(listener) = bind(&config.control, "control", bind_tcp)? {
         listening("control", listener.local_addr()?);
         let own = &config.outputs.listeners;

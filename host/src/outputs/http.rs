@@ -39,7 +39,7 @@ use super::{
     pace::Cause,
     queue::{Group, Origin},
     runner::Attempt,
-    secret::Secret,
+    secret::{self, Secret},
     settings::{Compression, FormatSettings, Framing, HttpSettings, Method, ProxySettings, Values},
     shown::one_line,
     tls,
@@ -110,6 +110,7 @@ struct Secrets {
     /// Those that requests are signed with.
     keys: Vec<String>,
     read_at: Instant,
+    generation: u64,
 }
 
 impl fmt::Debug for Secrets {
@@ -319,10 +320,12 @@ impl HttpRequests {
         let keys = self.format.secrets();
         if let Some(secrets) = &self.secrets
             && (keys.is_empty() || secrets.read_at.elapsed() < KEYS_READ_AGAIN_AFTER)
+            && secrets.generation == secret::generation()
         {
             return Ok(());
         }
         let settings = Arc::clone(&self.settings);
+        let generation = secret::generation();
         let read = move || {
             let keys = keys.iter().map(Secret::read);
             Ok(Secrets {
@@ -330,6 +333,7 @@ impl HttpRequests {
                 proxy: proxy_authorization(&settings)?,
                 keys: keys.collect::<Result<_, String>>()?,
                 read_at: Instant::now(),
+                generation,
             })
         };
         let settings = &self.settings;
@@ -352,7 +356,9 @@ impl HttpRequests {
                 *known = Some(secrets);
             }
             // Those that were read before serve until the receiver refuses them.
-            (Err(_), Some(known)) => known.read_at = Instant::now(),
+            (Err(_), Some(known)) => {
+                (known.read_at, known.generation) = (Instant::now(), generation);
+            }
             (Err(error), None) => return Err(error),
         }
         Ok(())

@@ -2,8 +2,8 @@
 //!
 //! A reference is `env:NAME` or `file:/path`; a header's value holds one as `${env:NAME}` or
 //! `${file:/path}`. It is read when a connection is built, and again when the receiver refuses the
-//! credentials, so that a secret can be rotated in its file. What was read is never logged or
-//! shown.
+//! credentials and at SIGHUP, so that a secret can be rotated in its file. What was read is never
+//! logged or shown.
 //!
 //! Someone who may publish a config must not be able to read the machine's files and environment
 //! through it: [`SecretSources`] says what can be referred to. A reference in a config that was
@@ -12,13 +12,29 @@
 use std::{
     fmt,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use streamgate_processors::named_file;
 
 use super::shown::{MOST_CHARS, one_line};
 use crate::manifest::Invalid;
+
+/// Counts how often secrets were to be read again.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Has every output read its secrets again before its next request.
+pub fn read_again() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Returns a number that changes with each [`read_again`].
+pub(super) fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
 
 /// The longest secret, in bytes; it travels in a header.
 const MAX_SECRET_BYTES: usize = 8 * 1024;
