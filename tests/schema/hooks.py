@@ -44,6 +44,7 @@ CODES = {
     "ambiguous_batch_size",
     "missing_batch_size",
     "invalid_tls",
+    "invalid_proxy",
     "duplicate_header",
     "reserved_header",
     # The id of a path and that of a body, the ids of a list, and names that are reserved.

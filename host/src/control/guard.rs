@@ -211,10 +211,13 @@ fn answer(problem: Problem) -> Response {
 /// somebody decides.
 fn need_of(method: &Method, path: Option<&str>) -> Need {
     let reads = matches!(*method, Method::GET | Method::HEAD);
+    let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method);
     let role = match path {
         Some(
             "/" | "/docs" | "/docs/" | "/docs/{file}" | "/openapi.json" | "/healthz" | "/readyz",
         ) if reads => return Need::Nothing,
+        // No route has such a method: answered with 405.
+        _ if !reads && !writes => Role::Viewer,
         // Events are in them.
         Some("/outputs/{id}/dead-letters") => Role::Editor,
         Some("/tokens" | "/tokens/{name}") => Role::Admin,

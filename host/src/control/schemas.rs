@@ -173,7 +173,13 @@ fn conditions() -> Vec<Value> {
             false,
         ),
         (&["equals", "not_equals"], "value", literal.clone(), true),
-        (&["contains", "not_contains"], "value", keyword(), true),
+        // A field may hold line ends, unlike an event.
+        (
+            &["contains", "not_contains"],
+            "value",
+            json!({"type": "string", "minLength": 1}),
+            true,
+        ),
         (
             &["in", "not_in"],
             "values",
@@ -383,8 +389,7 @@ fn outputs() -> Vec<Value> {
         "dead_letters": one_of(vec![
             json!({"type": "boolean", "enum": [false]}),
             object(&["max_bytes"], json!({"max_bytes": reference("Size")})),
-        ]),
-        "give_up_after_s": integer(1, 604_800)
+        ])
     });
     let mut request = delivery.clone();
     merge(
@@ -395,6 +400,9 @@ fn outputs() -> Vec<Value> {
                 "propertyNames": {"pattern": "^[A-Za-z0-9-]+$"},
                 "additionalProperties": {"type": "string", "pattern": "^[\\x20-\\x7e]*$"}
             },
+            "give_up_after_s": integer(1, 604_800),
+            "proxy": {"type": "string", "pattern": "^https?://[^\\s\\\\]+$"},
+            "proxy_authorization": {"type": "string", "pattern": "^[\\x20-\\x7e]+$"},
             "timeout_ms": integer(1, 300_000),
             "max_batch_bytes": integer(1024, 64 << 20),
             "max_batch_events": integer(1, 10_000),
