@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! end POSITION NUMBER     the next record, and the number of its first event
-//! done FIRST END          records behind the mark of `acknowledged` that are done with
-//! part POSITION EVENTS    so many events at the beginning of a record are done with
+//! done POSITION EVENTS    so many events at the beginning of a record behind the mark of
+//!                         `acknowledged` are done with; maybe all of them
 //! ```
 //!
 //! All of it stays true whatever happens later, since positions are never used twice: after a crash
@@ -13,7 +13,7 @@
 //! sent twice, or records that are missing at the end are not counted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read, Write},
     path::Path,
@@ -29,18 +29,13 @@ const MAX_LINES: usize = 100_000;
 /// Most bytes of a line.
 const MAX_LINE_BYTES: u64 = 64;
 
-/// Most records that are remembered as done with.
-const MAX_DONE: usize = 1_000_000;
-
 /// What was known at the last close.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Closed {
     /// What comes behind the last record.
     pub(crate) end: Option<Mark>,
-    /// Records that are done with, by position.
-    pub(crate) done: BTreeSet<u64>,
     /// Events at the beginning of records that are done with, by position.
-    pub(crate) parts: BTreeMap<u64, u32>,
+    pub(crate) done: BTreeMap<u64, u32>,
 }
 
 impl Closed {
@@ -65,12 +60,8 @@ impl Closed {
                         number: Some(b),
                     });
                 }
-                "done" => {
-                    let room = MAX_DONE - closed.done.len();
-                    closed.done.extend((a.max(from)..b).take(room));
-                }
                 _ if a >= from => {
-                    closed.parts.insert(a, u32::try_from(b).unwrap_or(0));
+                    closed.done.insert(a, u32::try_from(b).unwrap_or(0));
                 }
                 _ => {}
             }
@@ -80,11 +71,17 @@ impl Closed {
 
     /// Returns how many events of a record are not done with.
     pub(crate) fn left(&self, position: u64, events: u32) -> u64 {
-        match self.parts.get(&position) {
-            _ if self.done.contains(&position) => 0,
-            Some(done) => u64::from(events.saturating_sub(*done)),
-            None => u64::from(events),
+        let done = self.done.get(&position).copied().unwrap_or(0);
+        u64::from(events.saturating_sub(done))
+    }
+
+    /// Returns how many events of the records between two positions are done with.
+    pub(crate) fn between(&self, from: u64, to: u64) -> u64 {
+        if from >= to {
+            return 0;
         }
+        let done = self.done.range(from..to);
+        done.map(|(_, events)| u64::from(*events)).sum()
     }
 
     /// Writes the file. It reaches the disk when the system likes.
@@ -97,27 +94,12 @@ impl Closed {
         {
             lines.push_str(&line("end", position, number));
         }
-        let parts = self.parts.iter();
-        let parts = parts.map(|(position, events)| line("part", *position, u64::from(*events)));
-        let ranges = ranges(&self.done).map(|(first, end)| line("done", first, end));
-        lines.extend(parts.chain(ranges).take(MAX_LINES - 1));
+        let done = self.done.iter().take(MAX_LINES - 1);
+        lines.extend(done.map(|(position, events)| line("done", *position, u64::from(*events))));
         let temporary = folder.join(".closed.tmp");
         File::create(&temporary)?.write_all(lines.as_bytes())?;
         fs::rename(temporary, folder.join(NAME))
     }
-}
-
-/// The ranges that positions make, each up to what is behind it.
-fn ranges(positions: &BTreeSet<u64>) -> impl Iterator<Item = (u64, u64)> {
-    let mut positions = positions.iter().copied().peekable();
-    std::iter::from_fn(move || {
-        let first = positions.next()?;
-        let mut end = first + 1;
-        while positions.next_if_eq(&end).is_some() {
-            end += 1;
-        }
-        Some((first, end))
-    })
 }
 
 fn line(kind: &str, a: u64, b: u64) -> String {
@@ -129,7 +111,7 @@ fn parse(text: &str) -> Option<(&str, u64, u64)> {
     let mut words = text.split(' ');
     let kind = words.next()?;
     let (a, b) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let whole = matches!(kind, "end" | "done" | "part")
+    let whole = matches!(kind, "end" | "done")
         && a <= MAX_POSITION
         && b <= MAX_POSITION
         && line(kind, a, b).trim_end() == text;
@@ -149,23 +131,29 @@ mod tests {
                 position: 30,
                 number: Some(900),
             }),
-            done: BTreeSet::from([4, 5, 6, 9, 20]),
-            parts: BTreeMap::from([(3, 17), (7, 1)]),
+            done: BTreeMap::from([(3, 17), (4, 20), (7, 1)]),
         };
         closed.write(folder.path()).unwrap();
         assert_eq!(Closed::read(folder.path(), 1), closed);
-        let later = Closed::read(folder.path(), 6);
-        assert_eq!(later.done, BTreeSet::from([6, 9, 20]));
-        assert_eq!(later.parts, BTreeMap::from([(7, 1)]));
+        let later = Closed::read(folder.path(), 4);
+        assert_eq!(later.done, BTreeMap::from([(4, 20), (7, 1)]));
         assert_eq!(
             (closed.left(3, 20), closed.left(4, 20), closed.left(8, 20)),
             (3, 0, 20)
         );
+        assert_eq!(
+            (
+                closed.between(3, 7),
+                closed.between(4, 8),
+                closed.between(7, 7)
+            ),
+            (37, 21, 0)
+        );
         let path = folder.path().join(NAME);
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace("done 4 7", "done 4 8")).unwrap();
+        fs::write(&path, text.replace("done 4 20", "done 4 21")).unwrap();
         let damaged = Closed::read(folder.path(), 1);
-        assert_eq!(damaged.done, BTreeSet::from([9, 20]));
-        assert_eq!((damaged.end, damaged.parts), (closed.end, closed.parts));
+        assert_eq!(damaged.done, BTreeMap::from([(3, 17), (7, 1)]));
+        assert_eq!(damaged.end, closed.end);
     }
 }

@@ -31,7 +31,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::{self, IoSlice, Read as _, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -262,10 +262,10 @@ struct Index {
     reading: u64,
     /// All records before this one are done with.
     acknowledged: u64,
-    /// Records behind it that are too.
-    acknowledged_too: BTreeSet<u64>,
-    /// Events at the beginning of records that are not in hand which are done with.
-    parts: BTreeMap<u64, u32>,
+    /// Records behind it that are too, and their events.
+    acknowledged_too: BTreeMap<u64, u32>,
+    /// Events at the beginning of records that were not read yet which are done with.
+    done_before: BTreeMap<u64, u32>,
     checkpoint: Checkpoint,
     /// Whether the checkpoint is on the disk before segments are deleted.
     sync_checkpoint: bool,
@@ -604,7 +604,7 @@ impl Spool {
         for position in positions {
             if let Some(held) = index.in_hand.remove(&position) {
                 index.in_hand_events -= held.left();
-                index.acknowledged_too.insert(position);
+                index.acknowledged_too.insert(position, held.events);
             }
         }
         index.advance();
@@ -641,7 +641,7 @@ impl Spool {
                 segment.unread += held.left();
             }
             if held.done > 0 {
-                index.parts.insert(position, held.done);
+                index.done_before.insert(position, held.done);
             }
         }
         drop(index);
@@ -865,8 +865,8 @@ impl Spool {
                     let events = header.events;
                     index.next_read = header.position + 1;
                     index.next_number = header.number.map(|number| number + u64::from(events));
-                    let known = index.acknowledged_too.contains(&header.position);
-                    let done = index.parts.remove(&header.position).unwrap_or(0);
+                    let known = index.acknowledged_too.contains_key(&header.position);
+                    let done = index.done_before.remove(&header.position).unwrap_or(0);
                     let held = InHand {
                         events,
                         done: done.min(events),
@@ -882,7 +882,7 @@ impl Spool {
                         }
                     }
                     if known || held.left() == 0 {
-                        index.acknowledged_too.insert(header.position);
+                        index.acknowledged_too.insert(header.position, events);
                         index.advance();
                         continue;
                     }
@@ -963,8 +963,8 @@ impl Index {
             next_number: start.number,
             reading: 0,
             acknowledged: start.position,
-            acknowledged_too: BTreeSet::new(),
-            parts: BTreeMap::new(),
+            acknowledged_too: BTreeMap::new(),
+            done_before: BTreeMap::new(),
             checkpoint,
             sync_checkpoint: false,
             given_up: GivenUp::read(folder),
@@ -983,12 +983,12 @@ impl Index {
             index.take_in(folder, file, &mut known, &closed)?;
         }
         if let Some(end) = closed.end {
-            index.take_end(folder, end, known);
+            index.take_end(folder, end, known, &closed);
         }
         if index.segments.is_empty() {
             index.next_number = Some(index.end_number);
         }
-        (index.acknowledged_too, index.parts) = (closed.done, closed.parts);
+        index.done_before = closed.done;
         // From now on it is known where the first one was.
         index.note_acknowledged();
         Ok(index)
@@ -1045,7 +1045,7 @@ impl Index {
         let before = known.replace(file.end);
         let missing = before.filter(|before| before.position < first.position);
         if let Some(before) = missing
-            && let Some(lost) = self.lost_between(before, first)
+            && let Some(lost) = self.lost_between(before, first, closed)
         {
             let own = file.name <= before.position;
             let last = self.segments.back_mut();
@@ -1092,18 +1092,15 @@ impl Index {
     }
 
     /// Takes in where the spool ended when it was closed: what is missing before that is counted, and
-    /// no position is used twice.
-    fn take_end(&mut self, folder: &Path, end: Mark, known: Option<Mark>) {
-        if end.position <= self.end {
-            return;
-        }
-        if let Some(before) = known
-            && let Some(lost) = self.lost_between(before, end)
+    /// no position is used twice. `known` is what comes behind the last record that is there.
+    fn take_end(&mut self, folder: &Path, end: Mark, known: Option<Mark>, closed: &Closed) {
+        if let Some(before) = known.filter(|known| known.position < end.position)
+            && let Some(lost) = self.lost_between(before, end, closed)
         {
             match self.segments.back_mut().filter(|last| last.torn) {
-                // What is left of it.
+                // What is left of it, if anything is.
                 Some(last) => {
-                    last.end = end.position;
+                    last.end = last.end.max(end.position);
                     last.end_number = end.number;
                     last.unread += lost;
                 }
@@ -1120,32 +1117,33 @@ impl Index {
                 }),
             }
         }
-        self.end = end.position;
+        self.end = self.end.max(end.position);
         self.end_number = self.end_number.max(end.number.unwrap_or(0));
     }
 
     /// What is to be known at the next opening.
     fn closing(&mut self) -> Closed {
-        let mut parts = std::mem::take(&mut self.parts);
+        let mut done = std::mem::take(&mut self.done_before);
         let in_hand = self.in_hand.iter();
-        parts.extend(in_hand.map(|(position, held)| (*position, held.done)));
-        parts.retain(|_, done| *done > 0);
+        done.extend(in_hand.map(|(position, held)| (*position, held.done)));
+        done.extend(std::mem::take(&mut self.acknowledged_too));
+        done.retain(|_, events| *events > 0);
         Closed {
             end: Some(Mark {
                 position: self.end,
                 number: Some(self.end_number),
             }),
-            done: std::mem::take(&mut self.acknowledged_too),
-            parts,
+            done,
         }
     }
 
     /// Returns how many events were in records that are missing between two that are there, or
     /// `None` if none is: what gave way is not missing. Of records of format 1 it is not known.
-    fn lost_between(&self, from: Mark, to: Mark) -> Option<u64> {
+    fn lost_between(&self, from: Mark, to: Mark, closed: &Closed) -> Option<u64> {
         let between = to.number?.checked_sub(from.number?)?;
         let given_up = self.given_up.between(from.position, to.position);
-        Some(between.saturating_sub(given_up)).filter(|lost| *lost > 0)
+        let done = closed.between(from.position, to.position);
+        Some(between.saturating_sub(given_up + done)).filter(|lost| *lost > 0)
     }
 
     fn stats(&self) -> Stats {
@@ -1343,11 +1341,13 @@ impl FoundFile {
             let events = u64::from(header.events);
             if mark.position >= least.position {
                 // Those between this one and the one before are missing.
-                let before = self.end.max(least).number.filter(|_| self.first.is_some());
+                let last = self.end.max(least);
+                let before = last.number.filter(|_| self.first.is_some());
+                let done = closed.between(last.position, mark.position);
                 let missing = mark
                     .number
                     .zip(before)
-                    .map_or(0, |(at, before)| at.saturating_sub(before));
+                    .map_or(0, |(at, before)| at.saturating_sub(before + done));
                 let left = closed.left(mark.position, header.events);
                 self.events = self.events.saturating_add(left + missing);
                 self.first_unread.get_or_insert(mark);

@@ -757,6 +757,72 @@ fn records_that_are_missing_at_the_end_are_counted_after_a_close() {
     }
 }
 
+/// What was done with before the close is not lost with its record.
+#[test]
+fn only_what_was_not_done_with_is_lost() {
+    for harm in [
+        "flip in the first record",
+        "flip in the last record",
+        "delete",
+        "cut",
+    ] {
+        for single in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let spool = open(folder.path());
+            let records = if single { 1 } else { 3 };
+            for number in 0..records {
+                append(&spool, 100, &[number; 1_000]).unwrap();
+            }
+            let positions: Vec<u64> = (0..records)
+                .map(|_| read(&spool).unwrap().position)
+                .collect();
+            spool.acknowledge_part(positions[0], 30);
+            if !single {
+                spool.acknowledge([positions[1]]);
+            }
+            let left = spool.stats().events;
+            assert_eq!(left, if single { 70 } else { 170 });
+            drop(spool);
+            let path = &segments(folder.path())[0];
+            let mut bytes = fs::read(path).unwrap();
+            match harm {
+                "delete" => fs::remove_file(path).unwrap(),
+                "cut" => fs::write(path, &bytes[..bytes.len() - 500]).unwrap(),
+                _ => {
+                    let at = if harm.contains("first") {
+                        500
+                    } else {
+                        bytes.len() - 500
+                    };
+                    bytes[at] ^= 1;
+                    fs::write(path, bytes).unwrap();
+                }
+            }
+            let spool = open(folder.path());
+            assert_eq!(spool.stats().events, left, "{harm} {single}");
+            let (mut found, mut lost) = (0, 0);
+            loop {
+                let read = spool.read(NOW);
+                lost += read.lost_events;
+                let Some(record) = read.record else { break };
+                found += u64::from(record.events - record.done);
+                spool.acknowledge([record.position]);
+            }
+            let expected = match (harm, single) {
+                (_, true) => (0, 70),
+                ("flip in the first record", _) => (100, 70),
+                ("delete", _) => (0, 170),
+                _ => (70, 100),
+            };
+            assert_eq!((found, lost), expected, "{harm} {single}");
+            assert_eq!(spool.stats().events, 0);
+            drop(spool);
+            let spool = open(folder.path());
+            assert_eq!(read_all(&spool), (0, 0, Vec::new()), "it is told once");
+        }
+    }
+}
+
 fn back_to_waiting(model: &mut Model) {
     let mut again: Vec<_> = model.in_hand.drain(..).collect();
     again.sort_unstable_by_key(|(position, _)| *position);
