@@ -535,6 +535,52 @@ fn audit_log_says_who_changed_what() {
     assert!(!text.contains(&admin) && !text.contains(&viewer));
 }
 
+/// What takes no line, or not at once, holds nothing up; and who may do nothing cannot push out what
+/// others did.
+#[test]
+fn audit_log_holds_nothing_up_and_cannot_be_flushed() {
+    let store = tempfile::tempdir().expect("a temporary directory");
+    let admin = create(store.path(), "ops", "admin", &[]);
+    let sender = create(store.path(), "app", "sender", &[]);
+    let gate = Setup::new().store(store.path()).start();
+    let audit = store.path().join("audit.jsonl");
+    let before = std::fs::read_to_string(&audit)
+        .expect("text")
+        .lines()
+        .count();
+    for _ in 0..200 {
+        assert_eq!(ask(&gate, &sender, "DELETE", "/rules/x").status, 403);
+    }
+    let body = json!({"name": "ci", "role": "viewer"}).to_string();
+    let post = Request::new("POST", "/tokens").header("Content-Type", "application/json");
+    let post = with(&admin, post).body(Body::Whole(body.as_bytes()));
+    gate.ask(&post).expect(200);
+    let text = std::fs::read_to_string(&audit).expect("text");
+    let lines: Vec<&str> = text.lines().skip(before).collect();
+    assert!(lines.len() < 100, "{} lines", lines.len());
+    assert!(
+        lines
+            .last()
+            .is_some_and(|line| line.contains("[\"ci\",\"viewer\"]")),
+        "{text}"
+    );
+    std::fs::remove_file(&audit).expect("it is ours");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &audit,
+        rustix::fs::Mode::from_raw_mode(0o600),
+    )
+    .expect("a pipe");
+    assert_eq!(ask(&gate, &admin, "DELETE", "/tokens/ci").status, 200);
+    let told = gate.logged("cannot write the audit log; the entry is here");
+    assert!(told.is_some_and(|told| {
+        told["entry"]
+            .as_str()
+            .is_some_and(|it| it.contains("/tokens/ci"))
+    }));
+    gate.stop();
+}
+
 #[test]
 fn tokens_of_a_fleet_count_at_every_gate() {
     let redis = RedisServer::start();
@@ -565,10 +611,22 @@ fn tokens_of_a_fleet_count_at_every_gate() {
             .iter()
             .all(|gate| ask(gate, &ci, "GET", "/status").status == 401)
     });
-    // A Redis that lost everything neither opens the gates nor brings a token back.
+    // A Redis that lost everything neither opens the gates nor brings a token back, and gets back
+    // what gates know.
+    let list = redis.bytes("streamgate_tokens").expect("it was written");
     redis::cmd("FLUSHALL")
         .exec(&mut redis.connection())
         .expect("FLUSHALL");
+    eventually("it has the tokens again", || {
+        redis.bytes("streamgate_tokens").as_ref() == Some(&list)
+    });
+    redis.set("streamgate_tokens", r#"{"generation":1,"tokens":[]}"#);
+    let arguments = ["token", "revoke", "ops", "--store", &url];
+    assert!(
+        !streamgate(&arguments, &[]).status.success(),
+        "it is not in an older list, or the last"
+    );
+    assert_eq!(ask(&gates[0], &admin, "GET", "/status").status, 200);
     let new = Request::new("POST", "/tokens").header("Content-Type", "application/json");
     let body = json!({"name": "later", "role": "viewer"}).to_string();
     let new = with(&admin, new).body(Body::Whole(body.as_bytes()));
@@ -580,6 +638,41 @@ fn tokens_of_a_fleet_count_at_every_gate() {
                 && ask(gate, &ci, "GET", "/status").status == 401
         });
     }
+}
+
+/// There may be tokens in a Redis that does not answer.
+#[test]
+fn gate_that_does_not_know_the_tokens_yet_lets_nobody_change_anything() {
+    let redis = RedisServer::start();
+    let gate = member(&redis, "a").start();
+    let body = json!({"name": "ops", "role": "admin"}).to_string();
+    let post = Request::new("POST", "/tokens").header("Content-Type", "application/json");
+    let created = gate
+        .ask(&post.body(Body::Whole(body.as_bytes())))
+        .expect(200)
+        .json();
+    let admin = created["token"].as_str().expect("a token").to_owned();
+    redis.freeze();
+    let gate = member(&redis, "b").flag("cache", "off").launch();
+    eventually("it answers", || {
+        gate.ask(&Request::new("GET", "/status")).status == 200
+    });
+    for (method, path) in [
+        ("POST", "/publish"),
+        ("GET", "/tokens"),
+        ("POST", "/validate"),
+    ] {
+        refused(
+            &gate.ask(&Request::new(method, path)),
+            503,
+            "tokens_unavailable",
+        );
+    }
+    redis.thaw();
+    eventually("it knows them", || {
+        gate.ask(&Request::new("GET", "/status")).status == 401
+            && ask(&gate, &admin, "GET", "/tokens").status == 200
+    });
 }
 
 #[test]

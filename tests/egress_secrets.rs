@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Gate, HttpReceiver, Reply, Setup, eventually, replace_in_files};
+use crate::support::{
+    Gate, HttpReceiver, RedisServer, Reply, Setup, eventually, member, replace_in_files,
+};
 
 #[track_caller]
 fn refused(gate: &Gate, output: &Value, code: &str, pointer: &str) -> String {
@@ -315,4 +317,83 @@ fn secrets_are_read_again_at_sighup() {
         sent_with("second")
     });
     gate.finish(events);
+}
+
+/// Whoever can write to Redis does not read this machine's files and variables through it.
+#[test]
+fn secrets_of_this_machine_are_not_read_for_a_config_that_somebody_put_into_redis() {
+    let redis = RedisServer::start();
+    let receiver = HttpReceiver::start();
+    let gate = member(&redis, "a")
+        .env("MINE", "canary-0123456789")
+        .secrets_in_its_directory()
+        .start();
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    let file = outside.path().join("secret");
+    std::fs::write(&file, "canary-0123456789").expect("it is ours");
+    let manifest = |revision: u64, headers: Value| {
+        json!({
+            "version": "1.0", "revision": revision, "timestamp": 4e9,
+            "pipelines": [{
+                "name": "default_pipeline", "processors": [], "batch_size": 100,
+                "outputs": [{"id": "out", "type": "http", "url": receiver.url(), "headers": headers}]
+            }]
+        })
+        .to_string()
+    };
+    let references = ["env:MINE".to_owned(), format!("file:{}", file.display())];
+    for (revision, reference) in (1..).zip(references) {
+        redis.publish(manifest(
+            revision,
+            json!({"x-a": format!("${{{reference}}}")}),
+        ));
+        eventually("it is refused", || {
+            let refused = gate.config()["refused"].clone();
+            refused["revision"] == revision
+                && refused["reason"]
+                    .as_str()
+                    .is_some_and(|reason| reason.contains("secrets are read"))
+        });
+    }
+    assert_eq!(gate.revision(), 0);
+    redis.publish(manifest(3, json!({"x-a": "plain"})));
+    gate.reaches(3);
+    gate.send(b"one\n");
+    receiver.wait_for(b"one\n");
+    assert!(!format!("{:?}", receiver.requests()).contains("canary"));
+    gate.finish(1);
+}
+
+/// A link that is changed after the publish leads nowhere, after a restart either.
+#[cfg(unix)]
+#[test]
+fn link_that_comes_to_lead_out_of_the_folder_is_not_read_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let (store, secrets) = (folder.path().join("store"), folder.path().join("secrets"));
+    std::fs::create_dir(&secrets).expect("it is ours");
+    let (inside, outside, link) = (
+        secrets.join("inside"),
+        folder.path().join("outside"),
+        secrets.join("link"),
+    );
+    std::fs::write(&inside, "inside").expect("it is ours");
+    std::fs::write(&outside, "canary-0123456789").expect("it is ours");
+    std::os::unix::fs::symlink(&inside, &link).expect("a link");
+    let receiver = HttpReceiver::start();
+    let setup = || {
+        let setup = Setup::new().store(&store);
+        setup.env("STREAMGATE_SECRET_FILES", secrets.display().to_string())
+    };
+    let gate = setup().start();
+    let headers = json!({"x-a": format!("${{file:{}}}", link.display())});
+    let output = json!({"id": "out", "type": "http", "url": receiver.url(), "headers": headers});
+    gate.run(&json!([]), &[output]);
+    gate.send(b"one\n");
+    receiver.wait_for(b"one\n");
+    gate.finish(1);
+    std::fs::remove_file(&link).expect("it is ours");
+    std::os::unix::fs::symlink(&outside, &link).expect("a link");
+    let ended = setup().run_to_end();
+    ended.expect_error(2, "leads out of the folders of secrets");
+    assert!(!format!("{:?}", receiver.requests()).contains("canary"));
 }

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use streamgate_processors::named_file;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     config_store::{
@@ -266,7 +266,7 @@ impl Access {
         match proven {
             Err(_) if self.is_open(&known) => Ok(Caller {
                 name: None,
-                role: Role::Admin,
+                role: self.open_role(&known),
                 is_proven: false,
             }),
             proven => proven,
@@ -282,6 +282,16 @@ impl Access {
         let settings = &self.inner.settings;
         let no_tokens = !known.list.has_control() && known.bootstrap.is_none();
         settings.insecure || (!settings.is_exposed && no_tokens)
+    }
+
+    /// What a caller without a token may do where none is needed. Until the tokens of a fleet were
+    /// read for the first time there may be some.
+    fn open_role(&self, known: &Known) -> Role {
+        let is_known = known.read.is_some() || !self.inner.store.is_shared();
+        match self.inner.settings.insecure || is_known {
+            true => Role::Admin,
+            false => Role::Viewer,
+        }
     }
 
     /// Finds out whose token it is.
@@ -463,7 +473,20 @@ impl Inner {
         if self.store.is_shared() && known.list != before.list {
             self.remember(&known.list);
         }
+        if found.generation < known.list.generation {
+            self.restore(&known.list);
+        }
         Ok(())
+    }
+
+    /// Writes the tokens to a Redis that lost them or was set back, so that whoever changes them next
+    /// changes these.
+    fn restore(&self, known: &TokenList) {
+        match self.store.update(known, |_| Ok(())) {
+            Ok(()) => info!("Redis had older tokens than this gate, and has these again"),
+            // Another gate can, or the next change does it.
+            Err(error) => debug!(%error, "could not write the tokens to Redis again"),
+        }
     }
 
     /// Keeps the tokens of a fleet, so that a restart takes no older ones for new.

@@ -9,11 +9,13 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::SystemTime,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use serde::Serialize;
+use tokio::{sync::Mutex, time::timeout_at};
 use tracing::{error, info};
 
 use crate::{access::token::Role, digest::Digest, timestamp::rfc3339};
@@ -23,6 +25,9 @@ pub const FILE: &str = "audit.jsonl";
 
 /// Largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How long a request waits for its entry.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Older files that are kept, `audit.jsonl.1` being the newest of them.
 const KEPT_FILES: u32 = 4;
@@ -35,8 +40,9 @@ const MAX_PATH_CHARS: usize = 256;
 pub struct AuditLog {
     /// None if the gate has no directory of its own; then entries go to its log.
     path: Option<PathBuf>,
-    /// Held while a line is written, so that lines and files come one after the other.
-    writing: Mutex<()>,
+    /// Held while a line is written, so that lines and files come one after the other, and no more
+    /// than one thread waits for the disk.
+    writing: Arc<Mutex<()>>,
 }
 
 /// What was done.
@@ -53,6 +59,9 @@ pub struct Entry {
     pub action: String,
     /// `done`, or the code of the problem.
     pub outcome: String,
+    /// The token that was created or revoked: its name, and its role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<(String, Role)>,
     /// The draft, if it was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<Difference>,
@@ -80,6 +89,10 @@ impl Difference {
 }
 
 impl Entry {
+    fn line(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// Begins an entry with the present time.
     pub fn now(who: Option<String>, role: Role, action: &str) -> Self {
         Self {
@@ -89,6 +102,7 @@ impl Entry {
             from: None,
             action: action.chars().take(MAX_PATH_CHARS).collect(),
             outcome: "done".to_owned(),
+            token: None,
             draft: None,
             live: None,
         }
@@ -100,38 +114,70 @@ impl AuditLog {
     pub fn new(directory: Option<&Path>) -> Self {
         Self {
             path: directory.map(|directory| directory.join(FILE)),
-            writing: Mutex::new(()),
+            writing: Arc::default(),
         }
     }
 
-    /// Adds an entry. What was done is done: a disk that refuses the entry is told in the gate's
-    /// log, together with the entry. Blocks.
+    /// Adds an entry. What was done is done: if the disk refuses the entry, or does not take it within
+    /// [`WRITE_LIMIT`], it is in the gate's log.
+    pub async fn record_in_time(self: Arc<Self>, entry: Entry) {
+        let deadline = tokio::time::Instant::now() + WRITE_LIMIT;
+        let told = entry.line();
+        let writing = Arc::clone(&self.writing).lock_owned();
+        let Ok(writing) = timeout_at(deadline, writing).await else {
+            return self.tell(&told, "an entry before it is still being written");
+        };
+        let log = Arc::clone(&self);
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            log.write(&entry);
+        });
+        if timeout_at(deadline, written).await.is_err() {
+            self.tell(&told, "the disk does not answer");
+        }
+    }
+
+    /// Adds an entry of a command. Blocks.
     pub fn record(&self, entry: &Entry) {
-        let mut line = serde_json::to_vec(entry).unwrap_or_default();
+        self.write(entry);
+    }
+
+    fn write(&self, entry: &Entry) {
+        let mut line = entry.line();
         let Some(path) = &self.path else {
             info!(entry = %String::from_utf8_lossy(&line), "audit");
             return;
         };
         line.push(b'\n');
-        let _writing = self.writing.lock();
         if let Err(error) = append(path, &line) {
-            error!(
-                %error,
-                path = %path.display(),
-                entry = %String::from_utf8_lossy(&line),
-                "cannot write the audit log; the entry is here"
-            );
+            self.tell(&line, &error.to_string());
         }
+    }
+
+    fn tell(&self, line: &[u8], reason: &str) {
+        error!(
+            reason,
+            path = self.path.as_deref().map(|path| path.display().to_string()),
+            entry = %String::from_utf8_lossy(line),
+            "cannot write the audit log; the entry is here"
+        );
     }
 }
 
 fn append(path: &Path, line: &[u8]) -> io::Result<()> {
-    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let metadata = fs::symlink_metadata(path).ok();
+    if metadata.as_ref().is_some_and(|found| !found.is_file()) {
+        // A pipe would be waited for.
+        return Err(io::Error::other("it is not a regular file; remove it"));
+    }
+    let length = metadata.map_or(0, |metadata| metadata.len());
     if length > 0 && length + line.len() as u64 > MAX_FILE_BYTES {
         rotate(path)?;
     }
     let mut options = File::options();
-    let mut file = options.append(true).create(true).mode(0o600).open(path)?;
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    options.append(true).create(true).mode(0o600);
+    let mut file = options.custom_flags(nonblocking).open(path)?;
     file.write_all(line)?;
     file.sync_data()
 }

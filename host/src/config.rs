@@ -661,7 +661,11 @@ fn secret_sources(given: &Settings, file: &Settings) -> Result<SecretSources, Co
             ));
         }
     }
-    Ok(SecretSources { variables, folders })
+    Ok(SecretSources {
+        variables,
+        folders,
+        confined: false,
+    })
 }
 
 fn read_file(path: &std::path::Path) -> Result<Settings, ConfigError> {

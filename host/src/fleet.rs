@@ -34,6 +34,7 @@ use crate::{
     digest::Digest,
     gate::Gate,
     manifest::Manifest,
+    outputs::check_secrets,
     pipeline::BuildError,
 };
 
@@ -470,7 +471,14 @@ impl Inner {
         pace.take();
         let link = RefCell::new(link);
         let modules = |digest| redis.module_bytes_over(&mut link.borrow_mut(), digest);
-        match change.prepare(&manifest, &modules) {
+        let (found, known) = (manifest.pipeline(), running.pipeline());
+        let checked = match redis.is_signed() {
+            true => Ok(()),
+            // Whoever can write to Redis must not read secrets of this machine through it.
+            false => check_secrets(&found.outputs, &known.outputs, self.gate.output_policy()),
+        };
+        let prepared = checked.map_err(BuildError::Invalid);
+        match prepared.and_then(|()| change.prepare(&manifest, &modules)) {
             Ok(prepared) => {
                 let took = change.apply(prepared);
                 redis.last_good().keep(&manifest);

@@ -383,11 +383,14 @@ fn prepare(
     let pipeline: &Pipeline = manifest.pipeline();
     check_pipeline(pipeline)?;
     let chain = CompiledChain::build(&pipeline.processors, parts, previous)?;
+    let mut policy = policy.clone();
+    // Revisions from before there were folders of secrets have no digest.
+    policy.secrets.confined = manifest.digest.is_some();
     let outputs = pipeline
         .outputs
         .iter()
         .enumerate()
-        .map(|(at, output)| settings(at, output, policy));
+        .map(|(at, output)| settings(at, output, &policy));
     let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     if outputs.is_empty() {
         outputs.push((CONSOLE_ID.to_owned(), OutputSettings::console()));

@@ -2,8 +2,7 @@
 //! on.
 //!
 //! A PROXY header (version 1 or 2) says for whom a load balancer connects. Where it is switched on
-//! it must be there, since anybody could write one. It is looked at before it is taken out of the
-//! socket, so that no byte of what follows is lost.
+//! it must be there, since anybody could write one. No byte more than the header is read.
 //!
 //! Certificates are read again every [`RELOAD_EVERY`] and at SIGHUP; a connection keeps those that
 //! it began with. Files that cannot be used are told, and change nothing.
@@ -48,8 +47,11 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Largest PROXY header, in bytes. Version 1 has 107 at most, version 2 has 52 and some extensions.
 const MAX_PROXY_BYTES: usize = 4096;
 
-/// Pause between two looks at a PROXY header that has not come whole.
-const PROXY_PAUSE: Duration = Duration::from_millis(5);
+/// The shortest header, `PROXY UNKNOWN\r\n`; version 2 has one byte more before its addresses.
+const SHORTEST_PROXY_BYTES: usize = 15;
+
+/// The longest header of version 1.
+const LONGEST_V1_BYTES: usize = 107;
 
 /// Shortest time between two log lines about connections that were refused.
 const WARN_EVERY: Duration = Duration::from_secs(1);
@@ -299,55 +301,60 @@ impl Handshake {
     }
 }
 
-/// Takes the PROXY header out of a connection. `None` if it names no address: the load balancer
-/// connects for itself.
+/// Takes the PROXY header out of a connection, and no byte more. `None` if it names no address: the
+/// load balancer connects for itself.
 async fn proxied(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
-    let mut buffer = vec![0; MAX_PROXY_BYTES];
-    let mut seen = 0;
-    let (address, length) = loop {
-        let peeked = stream.peek(&mut buffer).await?;
-        if peeked == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut header = vec![0; SHORTEST_PROXY_BYTES];
+    stream.read_exact(&mut header).await?;
+    if header.starts_with(v2::PROTOCOL_PREFIX) {
+        // The fixed part has one byte more; the last two of it are the length of the rest.
+        read_more(stream, &mut header, 1).await?;
+        let rest = usize::from(u16::from_be_bytes([header[14], header[15]]));
+        if header.len() + rest > MAX_PROXY_BYTES {
+            return Err(invalid(format!(
+                "the PROXY header has {} bytes; expected at most {MAX_PROXY_BYTES}",
+                header.len() + rest
+            )));
         }
-        if peeked == seen {
-            // The socket is readable all the while.
-            sleep(PROXY_PAUSE).await;
-            continue;
+        read_more(stream, &mut header, rest).await?;
+    } else if header.starts_with(v1::PROTOCOL_PREFIX.as_bytes()) {
+        // It ends with its line. What follows belongs to somebody else, so it comes byte by byte.
+        while !header.ends_with(b"\r\n") && header.len() < LONGEST_V1_BYTES {
+            read_more(stream, &mut header, 1).await?;
         }
-        seen = peeked;
-        let header = HeaderResult::parse(&buffer[..peeked]);
-        if header.is_incomplete() && peeked < buffer.len() {
-            continue;
-        }
-        break read_header(&header)?;
-    };
-    stream.read_exact(&mut buffer[..length]).await?;
-    Ok(address)
+    }
+    read_header(&HeaderResult::parse(&header))
 }
 
-/// The address of a header, and its length.
-fn read_header(header: &HeaderResult<'_>) -> io::Result<(Option<IpAddr>, usize)> {
-    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+async fn read_more(stream: &mut TcpStream, header: &mut Vec<u8>, bytes: usize) -> io::Result<()> {
+    let from = header.len();
+    header.resize(from + bytes, 0);
+    stream.read_exact(&mut header[from..]).await.map(|_| ())
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+/// The address of a header.
+fn read_header(header: &HeaderResult<'_>) -> io::Result<Option<IpAddr>> {
+    if header.is_incomplete() {
+        return Err(invalid("the PROXY header is not whole".to_owned()));
+    }
     match header {
-        HeaderResult::V1(Ok(header)) => {
-            let address = match header.addresses {
-                v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
-                v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
-                v1::Addresses::Unknown => None,
-            };
-            Ok((address, header.header.len()))
-        }
-        HeaderResult::V2(Ok(header)) => {
-            let address = match header.addresses {
-                _ if header.command == v2::Command::Local => None,
-                v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
-                v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
-                v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
-            };
-            Ok((address, header.len()))
-        }
-        HeaderResult::V1(Err(error)) => Err(invalid(format!("no PROXY header: {error}"))),
-        HeaderResult::V2(Err(error)) => Err(invalid(format!("no PROXY header: {error}"))),
+        HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
+            v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
+            v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
+            v1::Addresses::Unknown => None,
+        }),
+        HeaderResult::V2(Ok(header)) => Ok(match header.addresses {
+            _ if header.command == v2::Command::Local => None,
+            v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
+            v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
+            v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
+        }),
+        HeaderResult::V1(Err(error)) => Err(invalid(format!("there is no PROXY header: {error}"))),
+        HeaderResult::V2(Err(error)) => Err(invalid(format!("there is no PROXY header: {error}"))),
     }
 }
 

@@ -506,6 +506,29 @@ pub fn hide_literals(document: &mut serde_json::Value) -> bool {
     settings::hide(document)
 }
 
+/// Checks that outputs which somebody else published refer to no secrets but those that this gate lets
+/// a config refer to. Those that are `known` here are passed over.
+///
+/// # Errors
+/// [`Invalid`] names the field and the remedy.
+pub fn check_secrets(
+    outputs: &[Output],
+    known: &[Output],
+    policy: &OutputPolicy,
+) -> Result<(), Invalid> {
+    for (at, output) in outputs.iter().enumerate() {
+        if known.contains(output) {
+            continue;
+        }
+        let faults = settings::of_fields(output, policy).into_iter();
+        let mut forbidden = faults.filter(|fault| fault.code == secret::FORBIDDEN);
+        if let Some(fault) = forbidden.next() {
+            return Err(fault.under(&format!("/outputs/{at}")));
+        }
+    }
+    Ok(())
+}
+
 /// Checks an output that is edited or published; the pointer of a fault starts at the output. It is
 /// asked for more than an output that is live already.
 ///

@@ -508,7 +508,16 @@ fn first_shared_revision(
             ..
         }) => {
             if let Some(manifest) = superseding(manifest, &last_good) {
-                match build(&manifest) {
+                let (found, known_here) = (manifest.pipeline(), last_good.pipeline());
+                let checked = match redis.is_signed() {
+                    true => Ok(()),
+                    false => {
+                        let known = &known_here.outputs;
+                        outputs::check_secrets(&found.outputs, known, &config.outputs)
+                    }
+                };
+                let checked = checked.map_err(BuildError::Invalid);
+                match checked.and_then(|()| build(&manifest)) {
                     Ok(revision) => {
                         redis.last_good().keep(&manifest);
                         return Ok(known(revision));

@@ -88,7 +88,7 @@ impl TokenStore {
     }
 
     /// Whether gates share it, so that it may be out of reach.
-    pub(super) fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
     }
 

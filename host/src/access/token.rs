@@ -156,7 +156,7 @@ impl Role {
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Sender => "sender",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
@@ -193,6 +193,11 @@ impl TokenList {
     /// The name is taken or cannot be one, or there are too many tokens.
     pub fn add(&mut self, record: TokenRecord) -> Result<(), TokenError> {
         check_id(&record.name).map_err(|fault| fault.at_pointer("/name"))?;
+        // A path with one of these leads elsewhere.
+        if matches!(record.name.as_str(), "." | "..") {
+            let message = "`name` is made of dots only; expected a letter or a digit in it";
+            return Err(Invalid::new("invalid_id", "/name", message).into());
+        }
         if record.name == BOOTSTRAP || self.tokens.iter().any(|other| other.name == record.name) {
             return Err(TokenError::Taken(record.name));
         }

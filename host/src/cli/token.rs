@@ -94,6 +94,23 @@ pub enum TokenCommandError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Gates had newer tokens than Redis.
+    #[error(
+        "nothing was changed: Redis had lost tokens, and a gate has restored them meanwhile; run the \
+         command again"
+    )]
+    Restored,
+    /// A token exists that nobody has seen.
+    #[error(
+        "cannot write to standard output: {source}; the token exists, so revoke it with `streamgate \
+         token revoke {name}`"
+    )]
+    NotPrinted {
+        /// Its name.
+        name: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
@@ -131,14 +148,32 @@ impl Opened {
             return Err(TokenCommandError::InMemory);
         }
         let directory = config.access.directory;
-        if let (TokenStore::Directory(_), Some(directory)) = (&store, &directory) {
-            std::fs::create_dir_all(directory).map_err(|source| StoreError::Open {
-                path: directory.clone(),
-                setting: "--store",
-                source,
-            })?;
-        }
         Ok(Self { store, directory })
+    }
+
+    /// Makes the directory of the store, if it is one.
+    fn make_directory(&self) -> Result<(), StoreError> {
+        let (TokenStore::Directory(_), Some(directory)) = (&self.store, &self.directory) else {
+            return Ok(());
+        };
+        std::fs::create_dir_all(directory).map_err(|source| StoreError::Open {
+            path: directory.clone(),
+            setting: "--store",
+            source,
+        })
+    }
+
+    /// Waits until gates would have restored newer tokens than Redis had, and checks that a change is
+    /// still there.
+    fn confirm(&self, is_there: impl Fn(&TokenList) -> bool) -> Result<(), TokenCommandError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        std::thread::sleep(2 * access::POLL);
+        match is_there(&self.store.read()?) {
+            true => Ok(()),
+            false => Err(TokenCommandError::Restored),
+        }
     }
 
     /// Adds what was done to the audit log beside the store.
@@ -160,10 +195,15 @@ fn create(
 ) -> Result<ExitCode, TokenCommandError> {
     let lifetime = expires.map(lifetime).transpose()?;
     let opened = Opened::from(settings)?;
+    opened.make_directory()?;
     let known = TokenList::default();
     let (token, record) = access::create(&opened.store, &known, name, role, lifetime)?;
     opened.record(&format!("token create {} --role {role}", record.name));
-    writeln!(stdout(), "{}", token.reveal())?;
+    opened.confirm(|list| list.find(record.digest).is_some())?;
+    writeln!(stdout(), "{}", token.reveal()).map_err(|source| TokenCommandError::NotPrinted {
+        name: record.name,
+        source,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -202,6 +242,7 @@ fn revoke(settings: Settings, name: &str) -> Result<ExitCode, TokenCommandError>
         .store
         .update(&TokenList::default(), |list| list.revoke(name))?;
     opened.record(&format!("token revoke {}", revoked.name));
+    opened.confirm(|list| list.find(revoked.digest).is_none())?;
     writeln!(stdout(), "revoked the token `{}`", revoked.name)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,16 +23,24 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is no size; expected one like `256MiB` or `65536`"))
 }
 
-/// Reads a time: a whole number with `ms`, `s`, `m` or `h`.
+/// Reads a time: a whole number with `ms`, `s`, `m`, `h` or `d`.
 ///
 /// # Errors
 /// Says what was found and what was expected.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, usize); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    const UNITS: [(&str, usize); 5] = [
+        ("ms", 1),
+        ("s", 1_000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
     split(text, &UNITS)
         .and_then(|(number, unit)| number.checked_mul(unit as u64))
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("`{text}` is no time; expected one like `10s` or `250ms`"))
+        .ok_or_else(|| {
+            format!("`{text}` is no time; expected one like `250ms`, `10s`, `5m`, `12h` or `30d`")
+        })
 }
 
 fn split(text: &str, units: &[(&str, usize)]) -> Option<(u64, usize)> {

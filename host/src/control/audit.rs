@@ -1,26 +1,30 @@
 //! Records every request that may change something: who sent it, what became of it, and which
 //! draft and which revision were replaced by which.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use axum::{extract::Request, http::Method, middleware::Next, response::Response};
 use tokio::task;
 
 use crate::{
-    access::Caller,
+    access::{
+        Caller,
+        token::{Role, TokenRecord},
+    },
     audit::{AuditLog, Difference, Entry},
     http_server::ClientAddress,
 };
 
 tokio::task_local! {
     /// What the request that is handled has changed so far.
-    static CHANGED: Cell<Changed>;
+    static CHANGED: RefCell<Changed>;
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Changed {
     draft: Option<Difference>,
     live: Option<Difference>,
+    token: Option<(String, Role)>,
 }
 
 /// The code of the problem that an answer tells; an extension of the answer.
@@ -37,13 +41,14 @@ pub(super) fn note_live(live: Option<Difference>) {
     note(|changed| changed.live = live);
 }
 
+/// Notes that a token was created or revoked.
+pub(super) fn note_token(token: &TokenRecord) {
+    note(|changed| changed.token = Some((token.name.clone(), token.role)));
+}
+
 fn note(change: impl FnOnce(&mut Changed)) {
     // Requests that only read have no record.
-    let _ = CHANGED.try_with(|changed| {
-        let mut noted = changed.get();
-        change(&mut noted);
-        changed.set(noted);
-    });
+    let _ = CHANGED.try_with(|changed| change(&mut changed.borrow_mut()));
 }
 
 /// Begins the entry of a request.
@@ -67,15 +72,15 @@ pub(super) async fn observe(
         return next.run(request).await;
     }
     let mut entry = entry(&caller, &request);
-    let handled = task::spawn(CHANGED.scope(Cell::default(), async move {
+    let handled = task::spawn(CHANGED.scope(RefCell::default(), async move {
         let response = next.run(request).await;
-        let changed = CHANGED.with(Cell::get);
+        let changed = CHANGED.with(RefCell::take);
         let code = response.extensions().get::<ProblemCode>();
         if let Some(ProblemCode(code)) = code {
             (*code).clone_into(&mut entry.outcome);
         }
-        (entry.draft, entry.live) = (changed.draft, changed.live);
-        let _ = task::spawn_blocking(move || log.record(&entry)).await;
+        (entry.draft, entry.live, entry.token) = (changed.draft, changed.live, changed.token);
+        log.record_in_time(entry).await;
         response
     }));
     match handled.await {

@@ -36,6 +36,10 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Shortest time between two log lines about requests that were refused.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
+/// Shortest time between two records of refused requests: a caller who may do nothing must not be able
+/// to push what others did out of the audit log.
+const RECORD_EVERY: Duration = Duration::from_millis(100);
+
 /// What a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -70,6 +74,8 @@ pub(super) struct Guard {
     /// Names by which the control API is asked, in lower case, beside addresses and `localhost`.
     hosts: Vec<String>,
     refused: Mutex<Refused>,
+    /// When a refused request was recorded last.
+    recorded: Mutex<Option<Instant>>,
 }
 
 /// Requests that were refused and not told yet.
@@ -87,6 +93,7 @@ impl Guard {
             log: Arc::new(log),
             hosts: hosts.into_iter().map(lower).collect(),
             refused: Mutex::default(),
+            recorded: Mutex::default(),
         }
     }
 
@@ -105,6 +112,8 @@ impl Guard {
         let caller = caller.map_err(refusal)?;
         let checked = match caller.role.includes(needed) {
             true => check_body(request),
+            // There may be tokens, and nobody knows them yet.
+            false if !caller.is_proven => Err(refusal(Denied::Unavailable)),
             false => Err(not_enough(caller.role, needed)),
         };
         match checked {
@@ -142,12 +151,20 @@ impl Guard {
     /// Notes a request that does not pass. Who is known is in the audit log; others could fill it.
     fn note(&self, request: &Request, refusal: &Refusal) {
         self.note_refused(request, refusal);
-        if let Some(caller) = refusal.caller.as_ref().filter(|caller| caller.is_proven) {
-            let mut entry = audit::entry(caller, request);
-            refusal.problem.code().clone_into(&mut entry.outcome);
-            let log = Arc::clone(&self.log);
-            tokio::task::spawn_blocking(move || log.record(&entry));
+        let Some(caller) = refusal.caller.as_ref().filter(|caller| caller.is_proven) else {
+            return;
+        };
+        {
+            let mut recorded = self.recorded.lock();
+            if recorded.is_some_and(|at| at.elapsed() < RECORD_EVERY) {
+                return;
+            }
+            *recorded = Some(Instant::now());
         }
+        let mut entry = audit::entry(caller, request);
+        refusal.problem.code().clone_into(&mut entry.outcome);
+        let log = Arc::clone(&self.log);
+        tokio::spawn(async move { log.record_in_time(entry).await });
     }
 
     /// Tells an operator of requests that were refused, in one line a second at most.

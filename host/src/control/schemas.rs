@@ -151,6 +151,8 @@ fn keywords() -> [(&'static str, Value); 3] {
     ]
 }
 
+const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]*$";
+
 fn keyword() -> Value {
     json!({"type": "string", "minLength": 1, "pattern": "^[^\\r\\n]+$"})
 }
@@ -376,8 +378,8 @@ fn outputs() -> Vec<Value> {
     let tls = object(
         &[],
         json!({
-            "ca": nullable(some_text()), "certificate": nullable(some_text()),
-            "key": nullable(some_text())
+            "ca": nullable(shown_name(4096)), "certificate": nullable(shown_name(4096)),
+            "key": nullable(shown_name(4096))
         }),
     );
     let delivery = json!({
@@ -420,7 +422,7 @@ fn outputs() -> Vec<Value> {
             vec!["path"],
             delivery.clone(),
             json!({
-                "path": name(3000), "rotate_bytes": size(1 << 20, 1 << 40),
+                "path": shown_name(3000), "rotate_bytes": size(1 << 20, 1 << 40),
                 "rotate_every_s": integer(60, 2_678_400), "max_files": integer(1, 10_000),
                 "compression": {"enum": ["none", "gzip", "zstd"]},
                 "fsync": {"enum": ["never", "interval", "always"]}
@@ -480,7 +482,10 @@ fn outputs() -> Vec<Value> {
                 "group": {
                     "type": "string", "maxLength": 512, "pattern": "^[A-Za-z0-9_/.#-]+$"
                 },
-                "stream": {"type": "string", "maxLength": 512, "pattern": "^[^:*]+$"},
+                "stream": {
+                    "type": "string", "maxLength": 512,
+                    "allOf": [{"pattern": "^[^:*]+$"}, {"pattern": NO_CONTROLS}]
+                },
                 "create": {"type": "boolean"}, "endpoint": url(), "access_key_id": secret(),
                 "secret_access_key": secret(), "session_token": secret(),
                 "compression": {"enum": ["none"]}
@@ -589,6 +594,11 @@ fn some_text() -> Value {
 
 fn name(most_chars: usize) -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": most_chars})
+}
+
+/// A name that ends in log lines: without control characters, line ends and marks of direction.
+fn shown_name(most_chars: usize) -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": most_chars, "pattern": NO_CONTROLS})
 }
 
 fn text(most_chars: usize) -> Value {

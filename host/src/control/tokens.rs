@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    ControlState, Problem,
+    ControlState, Problem, audit,
     body::{self, Id},
 };
 use crate::{
@@ -94,6 +94,7 @@ pub(super) async fn create(
         created.map_err(problem)
     });
     let (token, record) = created.await?;
+    audit::note_token(&record);
     Ok(Json(CreatedToken {
         status: "created",
         token: token.reveal().to_owned(),
@@ -123,6 +124,7 @@ pub(super) async fn revoke(
     let access = state.access().clone();
     let revoked = state.blocking(move |_| access.revoke(&name).map_err(problem));
     let token = revoked.await?;
+    audit::note_token(&token);
     Ok(Json(RevokedToken {
         status: "revoked",
         token,

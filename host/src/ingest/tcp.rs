@@ -18,7 +18,7 @@ use std::{
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpListener,
     sync::Semaphore,
     task::JoinSet,
@@ -59,6 +59,9 @@ const READS_BEFORE_SHRINKING: u32 = 8;
 /// If the budget is spent for so long, a line that is only half there is given up: the halves of
 /// many lines must not fill the budget that their other halves wait for.
 const PARTIAL_LINE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of a connection may take to be told.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a connection that keeps sending is still read after shutdown has begun.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -181,7 +184,11 @@ impl Connection {
             debug!(%error, "cannot set keepalive");
         }
         match self.read_to_end().await {
-            Ok(()) => self.send_last_line(),
+            Ok(()) => {
+                self.send_last_line();
+                // Over TLS the sender learns that its end was read.
+                let _ = timeout(GOODBYE_LIMIT, self.stream.shutdown()).await;
+            }
             Err(error) => {
                 debug!(%error, "connection lost");
                 self.withhold_last_line();

@@ -36,6 +36,9 @@ pub(super) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// The code of the refusal of a secret that a config may not refer to.
+pub(super) const FORBIDDEN: &str = "forbidden_secret";
+
 /// The longest secret, in bytes; it travels in a header.
 const MAX_SECRET_BYTES: usize = 8 * 1024;
 
@@ -111,6 +114,9 @@ pub struct SecretSources {
     pub variables: Vec<String>,
     /// Folders, absolute.
     pub folders: Vec<PathBuf>,
+    /// Whether a file outside of the folders is not read either. Otherwise a config from before they
+    /// counted goes on.
+    pub confined: bool,
 }
 
 /// What a secret is for.
@@ -178,7 +184,7 @@ impl SecretSources {
             }
         };
         Err(Invalid::new(
-            "forbidden_secret",
+            FORBIDDEN,
             pointer,
             format!("{place} is not among those that a config may refer to: {remedy}"),
         ))
@@ -261,7 +267,7 @@ impl Secret {
         let is_confined = matches!(&place, Place::File(path) if is_within(path, &folders));
         let secret = Self {
             place,
-            folders: is_confined.then(|| folders.into()),
+            folders: (is_confined || sources.confined).then(|| folders.into()),
         };
         match secret.read() {
             Ok(_) => Ok(secret),
@@ -288,15 +294,20 @@ impl Secret {
                     false => Err(format!("{self} is longer than {MAX_SECRET_BYTES} bytes")),
                 })?,
             Place::File(path) => {
+                // Read by the path that was checked, so that a link that is changed meanwhile counts.
+                let real = match &self.folders {
+                    Some(_) => path.canonicalize().unwrap_or_else(|_| path.clone()),
+                    None => path.clone(),
+                };
                 if let Some(folders) = &self.folders
-                    && !is_within(path, folders)
+                    && !is_within(&real, folders)
                 {
                     return Err(format!(
                         "{self} is a symbolic link that leads out of the folders of secrets; \
                          expected a file in one of them (`--secret-files` adds folders)"
                     ));
                 }
-                let bytes = named_file::read(path, MAX_SECRET_BYTES)
+                let bytes = named_file::read(&real, MAX_SECRET_BYTES)
                     .map_err(|error| format!("cannot read {self}: {}", error.reason()))?;
                 let mut text = String::from_utf8(bytes)
                     .map_err(|_| format!("{self} holds bytes that are not UTF-8"))?;
@@ -456,6 +467,7 @@ mod tests {
     #[test]
     fn variables_are_read_that_are_made_for_it() {
         let sources = SecretSources {
+            confined: false,
             variables: vec!["OURS".to_owned(), "TEAM_*".to_owned()],
             folders: Vec::new(),
         };
@@ -499,6 +511,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.join("key"), inside.join("leads-out")).unwrap();
         std::os::unix::fs::symlink(&inside, folder.path().join("linked")).unwrap();
         let sources = SecretSources {
+            confined: false,
             variables: Vec::new(),
             folders: vec![inside.clone()],
         };
