@@ -155,6 +155,8 @@ struct Known {
     list: TokenList,
     /// When the store was last read without an error.
     read: Option<Instant>,
+    /// Whether the list is of this process, or of one before it that could read the store.
+    is_known: bool,
     bootstrap: Option<Digest>,
 }
 
@@ -186,6 +188,7 @@ impl Access {
         };
         let inner = Arc::new(Inner {
             known: ArcSwap::from_pointee(Known {
+                is_known: remembered.is_some() || !store.is_shared(),
                 list: remembered.unwrap_or_default(),
                 read: None,
                 bootstrap,
@@ -287,8 +290,7 @@ impl Access {
     /// What a caller without a token may do where none is needed. Until the tokens of a fleet were
     /// read for the first time there may be some.
     fn open_role(&self, known: &Known) -> Role {
-        let is_known = known.read.is_some() || !self.inner.store.is_shared();
-        match self.inner.settings.insecure || is_known {
+        match self.inner.settings.insecure || known.is_known {
             true => Role::Admin,
             false => Role::Viewer,
         }
@@ -467,10 +469,12 @@ impl Inner {
                 false => found.clone(),
             },
             read: Some(Instant::now()),
+            is_known: true,
             bootstrap: known.bootstrap,
         });
         let known = self.known.load();
-        if self.store.is_shared() && known.list != before.list {
+        let is_new = known.list != before.list || !before.is_known;
+        if self.store.is_shared() && is_new {
             self.remember(&known.list);
         }
         if found.generation < known.list.generation {
@@ -717,6 +721,7 @@ mod tests {
             access.inner.known.rcu(|known| Known {
                 list: list.clone(),
                 read: Instant::now().checked_sub(age),
+                is_known: true,
                 bootstrap: known.bootstrap,
             });
         };
