@@ -705,7 +705,9 @@ fn proxy_protocol(listeners: &[String]) -> Result<ProxyProtocol, ConfigError> {
             "tcp" => proxied.tcp = true,
             "http" => proxied.http = true,
             _ => {
-                let message = format!("`{listener}` is no such listener; expected `tcp` or `http`");
+                let message = format!(
+                    "`{listener}` is not a listener with a PROXY header; expected `tcp` or `http`"
+                );
                 return Err(invalid("proxy_protocol", message));
             }
         }
@@ -721,7 +723,7 @@ fn check_host_name(host: &str) -> Result<(), ConfigError> {
         false => Err(invalid(
             "control_host",
             format!(
-                "`{host}` is no host name; expected one like `gate.example.com`, without a port"
+                "`{host}` is not a valid host name; expected one like `gate.example.com`, without a port"
             ),
         )),
     }

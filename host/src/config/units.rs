@@ -20,7 +20,9 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     ];
     split(text, &UNITS)
         .and_then(|(number, unit)| usize::try_from(number).ok()?.checked_mul(unit))
-        .ok_or_else(|| format!("`{text}` is no size; expected one like `256MiB` or `65536`"))
+        .ok_or_else(|| {
+            format!("`{text}` is not a valid size; expected one like `256MiB` or `65536`")
+        })
 }
 
 /// Reads a time: a whole number with `ms`, `s`, `m`, `h` or `d`.
@@ -39,7 +41,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|(number, unit)| number.checked_mul(unit as u64))
         .map(Duration::from_millis)
         .ok_or_else(|| {
-            format!("`{text}` is no time; expected one like `250ms`, `10s`, `5m`, `12h` or `30d`")
+            format!("`{text}` is not a valid time; expected one like `250ms`, `10s`, `5m`, `12h` or `30d`")
         })
 }
 

@@ -1,6 +1,6 @@
 //! What a request to the control API must have before a handler sees it.
 //!
-//! In this order: a `Host` that is no name which a web page could have pointed at this gate (DNS
+//! In this order: a `Host` that a web page cannot have pointed at this gate (DNS
 //! rebinding), no sign of a page of another origin (`Origin`, `Sec-Fetch-Site`), a token whose role
 //! allows the route, and a body that is declared as JSON. So a page that an operator opens cannot
 //! change anything, whether there are tokens or not.
