@@ -14,7 +14,8 @@ use regex_automata::meta::Regex;
 /// Most bytes of all compiled patterns, unless [`limit_compiled_patterns`] says otherwise.
 const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
 
-/// What a worker may need besides for a pattern, in bytes: twice its size at most, as was measured.
+/// Most bytes that are charged for the caches that a worker needs for a pattern; below that, twice its
+/// size, as was measured.
 const MAX_CACHE_BYTES: usize = 1024 * 1024;
 
 static LIMIT: AtomicUsize = AtomicUsize::new(DEFAULT_LIMIT);

@@ -38,6 +38,9 @@ use self::{
     token::{BOOTSTRAP, Role, Token, TokenList, TokenRecord, now},
 };
 
+/// The `WWW-Authenticate` header of an answer with 401 (RFC 6750, section 3).
+pub const CHALLENGE: &str = "Bearer realm=\"streamgate\"";
+
 /// Time from one look at the tokens to the next.
 pub const POLL: Duration = Duration::from_secs(1);
 

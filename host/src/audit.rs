@@ -130,19 +130,15 @@ impl AuditLog {
         let log = Arc::clone(&self);
         let written = tokio::task::spawn_blocking(move || {
             let _writing = writing;
-            log.write(&entry);
+            log.record(&entry);
         });
         if timeout_at(deadline, written).await.is_err() {
             self.tell(&told, "the disk does not answer");
         }
     }
 
-    /// Adds an entry of a command. Blocks.
+    /// Adds an entry. Blocks, on a disk that hangs for as long as it does.
     pub fn record(&self, entry: &Entry) {
-        self.write(entry);
-    }
-
-    fn write(&self, entry: &Entry) {
         let mut line = entry.line();
         let Some(path) = &self.path else {
             info!(entry = %String::from_utf8_lossy(&line), "audit");

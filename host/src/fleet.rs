@@ -34,7 +34,7 @@ use crate::{
     digest::Digest,
     gate::Gate,
     manifest::Manifest,
-    outputs::check_secrets,
+    outputs::{OutputPolicy, check_secrets},
     pipeline::BuildError,
 };
 
@@ -192,6 +192,25 @@ pub struct Node {
     /// What it was told and did not take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedManifest>,
+}
+
+/// Checks what was found in Redis before it takes the place of what ran here: whoever can write to
+/// Redis must not read secrets of this machine through it. What is signed was published by somebody
+/// who may.
+///
+/// # Errors
+/// An output refers to a secret that this gate does not allow.
+pub(crate) fn check_found(
+    redis: &Redis,
+    found: &Manifest,
+    running: &Manifest,
+    policy: &OutputPolicy,
+) -> Result<(), BuildError> {
+    if redis.is_signed() {
+        return Ok(());
+    }
+    let (found, known) = (&found.pipeline().outputs, &running.pipeline().outputs);
+    check_secrets(found, known, policy).map_err(BuildError::Invalid)
 }
 
 impl Fleet {
@@ -471,14 +490,8 @@ impl Inner {
         pace.take();
         let link = RefCell::new(link);
         let modules = |digest| redis.module_bytes_over(&mut link.borrow_mut(), digest);
-        let (found, known) = (manifest.pipeline(), running.pipeline());
-        let checked = match redis.is_signed() {
-            true => Ok(()),
-            // Whoever can write to Redis must not read secrets of this machine through it.
-            false => check_secrets(&found.outputs, &known.outputs, self.gate.output_policy()),
-        };
-        let prepared = checked.map_err(BuildError::Invalid);
-        match prepared.and_then(|()| change.prepare(&manifest, &modules)) {
+        let checked = check_found(redis, &manifest, &running, self.gate.output_policy());
+        match checked.and_then(|()| change.prepare(&manifest, &modules)) {
             Ok(prepared) => {
                 let took = change.apply(prepared);
                 redis.last_good().keep(&manifest);

@@ -29,7 +29,7 @@ use crate::{
         redis::{Found, superseding},
     },
     control::{self, ControlState},
-    fleet::Fleet,
+    fleet::{Fleet, check_found},
     gate::{Gate, first_revision},
     handshake::{self, Handshake, ServerTls, TlsFiles},
     http_server,
@@ -508,15 +508,7 @@ fn first_shared_revision(
             ..
         }) => {
             if let Some(manifest) = superseding(manifest, &last_good) {
-                let (found, known_here) = (manifest.pipeline(), last_good.pipeline());
-                let checked = match redis.is_signed() {
-                    true => Ok(()),
-                    false => {
-                        let known = &known_here.outputs;
-                        outputs::check_secrets(&found.outputs, known, &config.outputs)
-                    }
-                };
-                let checked = checked.map_err(BuildError::Invalid);
+                let checked = check_found(redis, &manifest, &last_good, &config.outputs);
                 match checked.and_then(|()| build(&manifest)) {
                     Ok(revision) => {
                         redis.last_good().keep(&manifest);

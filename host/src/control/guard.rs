@@ -26,7 +26,7 @@ use tracing::warn;
 
 use super::{Problem, audit};
 use crate::{
-    access::{Access, Caller, Denied, token::Role},
+    access::{Access, CHALLENGE, Caller, Denied, token::Role},
     audit::AuditLog,
     http_server::ClientAddress,
 };
@@ -216,7 +216,7 @@ fn answer(problem: Problem) -> Response {
     let is_unauthorized = problem.status() == StatusCode::UNAUTHORIZED;
     let mut response = problem.into_response();
     if is_unauthorized {
-        let challenge = HeaderValue::from_static("Bearer realm=\"streamgate\"");
+        let challenge = HeaderValue::from_static(CHALLENGE);
         response
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, challenge);

@@ -65,7 +65,7 @@ use super::{
     framing::{Framer, cut_long_lines, line_ending},
 };
 use crate::{
-    access::{Access, Denied},
+    access::{Access, CHALLENGE, Denied},
     books::Ingest,
     http_server::ConnectionId,
     memory::{Block, BlockSize, Charge, Holder, Peer, Share},
@@ -355,7 +355,7 @@ impl IntoResponse for Refusal {
             headers.insert(header::RETRY_AFTER, seconds);
         }
         if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer realm=\"streamgate\"");
+            let challenge = HeaderValue::from_static(CHALLENGE);
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
